@@ -1,0 +1,185 @@
+package ext4
+
+import (
+	"fmt"
+	"syscall"
+
+	"ext4box/ext4/internal/dirent"
+	"ext4box/ext4/internal/disk"
+)
+
+// Dirent is one entry of a directory.
+type Dirent struct {
+	Ino  Ino
+	Type uint8  // DT_* of getdents(2); DTUnknown on filesystems that do not record it
+	Name []byte // valid until the callback returns
+	Next int64  // position behind the entry, for ReadDir
+}
+
+// Values of Dirent.Type.
+const (
+	DTUnknown = 0
+	DTFifo    = 1
+	DTChar    = 2
+	DTDir     = 4
+	DTBlock   = 6
+	DTReg     = 8
+	DTLink    = 10
+	DTSocket  = 12
+)
+
+var direntTypes = [...]uint8{
+	disk.FTUnknown: DTUnknown,
+	disk.FTReg:     DTReg,
+	disk.FTDir:     DTDir,
+	disk.FTChar:    DTChar,
+	disk.FTBlock:   DTBlock,
+	disk.FTFifo:    DTFifo,
+	disk.FTSocket:  DTSocket,
+	disk.FTSymlink: DTLink,
+}
+
+// directory is what dirent.Dir and dirent.Inline have in common.
+type directory interface {
+	Lookup(name string) (uint32, error)
+	Read(pos int64, fn func(dirent.Entry) bool) error
+}
+
+// dir returns the inode of a directory.
+func (fs *FS) dir(ino Ino) (*inode, error) {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return nil, err
+	}
+	if !in.IsDir() {
+		return nil, syscall.ENOTDIR
+	}
+	return in, nil
+}
+
+// entries opens a directory for reading.
+func (fs *FS) entries(in *inode) (directory, error) {
+	casefold := in.Flags&disk.FlagCasefold != 0
+	if !in.inline() {
+		return &dirent.Dir{
+			Format:   &fs.dirFormat,
+			Map:      fs.blockMap(in),
+			Size:     in.size,
+			Indexed:  in.Flags&disk.FlagIndex != 0,
+			Casefold: casefold,
+			RawNames: in.encrypted(),
+		}, nil
+	}
+	d := &dirent.Inline{Format: &fs.dirFormat, Ino: uint32(in.ino), Casefold: casefold, RawNames: in.encrypted()}
+	d.Head = in.Block[:min(in.size, disk.InodeBlockSize)]
+	if in.size > disk.InodeBlockSize {
+		tail, err := fs.inlineTail(in)
+		if err != nil {
+			return nil, err
+		}
+		d.Tail = tail[:min(uint64(len(tail)), in.size-disk.InodeBlockSize)]
+	}
+	return d, nil
+}
+
+// Lookup finds the inode number of a name in a directory; "." and ".." are
+// names like others. Errors: ENOENT, ENOTDIR, ENAMETOOLONG, EUCLEAN.
+func (fs *FS) Lookup(dir Ino, name string) (Ino, error) {
+	in, err := fs.dir(dir)
+	if err != nil {
+		return 0, err
+	}
+	if len(name) > NameMax {
+		return 0, syscall.ENAMETOOLONG
+	}
+	if in.encrypted() {
+		return fs.lookupEncrypted(in, name)
+	}
+	if ino, removed, ok := fs.fc.Name(uint32(dir), name); ok {
+		if removed {
+			return 0, syscall.ENOENT
+		}
+		return Ino(ino), nil
+	}
+	d, err := fs.entries(in)
+	if err != nil {
+		return 0, err
+	}
+	ino, err := d.Lookup(name)
+	return Ino(ino), err
+}
+
+// fastEntries is where the positions of names that fast commits added start:
+// behind all positions inside a directory.
+const fastEntries = 1 << 62
+
+// ReadDir calls fn for the entries of a directory, "." and ".." included, from
+// position pos on until fn returns false. Position 0 is the beginning; others
+// are what Dirent.Next said. The order is that of the directory's blocks.
+func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
+	in, err := fs.dir(dir)
+	if err != nil {
+		return err
+	}
+	d, err := fs.entries(in)
+	if err != nil {
+		return err
+	}
+	if in.encrypted() {
+		fn = fs.encodeNames(in, fn)
+	}
+	stopped := false
+	if pos < fastEntries {
+		err := d.Read(pos, func(e dirent.Entry) bool {
+			if _, _, changed := fs.fc.Name(uint32(dir), string(e.Name)); changed {
+				return true
+			}
+			out := Dirent{Ino: Ino(e.Ino), Name: e.Name, Next: e.Next}
+			if int(e.Type) < len(direntTypes) {
+				out.Type = direntTypes[e.Type]
+			}
+			stopped = !fn(out)
+			return !stopped
+		})
+		if err != nil || stopped {
+			return err
+		}
+		pos = fastEntries
+	}
+	for i, e := range fs.fc.Added(uint32(dir)) {
+		if int64(i) >= pos-fastEntries && !fn(Dirent{Ino: Ino(e.Ino), Name: []byte(e.Name), Next: fastEntries + int64(i) + 1}) {
+			break
+		}
+	}
+	return nil
+}
+
+// Readlink returns the target of a symbolic link. EINVAL: not one.
+func (fs *FS) Readlink(ino Ino) (string, error) {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return "", err
+	}
+	if !in.IsSymlink() {
+		return "", syscall.EINVAL
+	}
+	what := "symbolic link " + disk.InodeName(uint32(ino))
+	if in.size == 0 || in.size >= uint64(fs.geo.BlockSize) && in.size > 4096 {
+		return "", disk.Corruptf(what, "target of %d bytes is impossible", in.size)
+	}
+	var target []byte
+	if in.fastSymlink() {
+		target = in.Block[:in.size]
+	} else if target, err = fs.readAll(in, in.size); err != nil {
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	if in.encrypted() {
+		return encodeEncryptedTarget(what, target)
+	}
+	// Some writers store the terminating NUL, or pad with them.
+	s := disk.CString(target)
+	if s == "" {
+		return "", disk.Corruptf(what, "target is empty")
+	}
+	return s, nil
+}

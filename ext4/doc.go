@@ -1,0 +1,44 @@
+// Package ext4 is the filesystem engine and the public Go library: it opens
+// ext2, ext3 and ext4 images and answers operations on inode numbers, in the
+// manner of the kernel's VFS, and mappings of file data.
+//
+// It knows the filesystem. It does not know FUSE, mounts or processes; it
+// reaches the image only through a [blockdev.Device] and never copies file data
+// itself: [FS.Begin] answers where data lies, and the [iomap.Mover] inside
+// [FS.ReadAt] is one of those who fetch it. Package server calls it for mounts,
+// the command line and other Go programs call it directly:
+//
+//	dev, err := blockdev.Open("disk.img", blockdev.Options{ReadOnly: true})
+//	...
+//	fsys, err := ext4.Open(dev, ext4.Options{ReadOnly: true})
+//	...
+//	defer fsys.Close()
+//	data, err := fs.ReadFile(fsys.FS(), "etc/hostname")
+//
+// # Layers
+//
+// The format is in internal/disk. Above it, each concept has a package of its
+// own: internal/journal and internal/fastcommit (recovery), internal/buffer
+// (the metadata block cache), internal/extent (block maps), internal/dirent
+// (directories), internal/xattr, internal/casefold. This package joins them.
+//
+// # Concurrency
+//
+// Every method of [FS] may be called concurrently, except that nothing may be
+// called after Close. The engine has no lock of its own while an image is only
+// read: inodes and metadata blocks are immutable once they are in their caches,
+// and the caches lock their shards for the time of a map access.
+//
+// # Errors
+//
+// Every error carries a [syscall.Errno] for errors.As: ENOENT, ENOTDIR and the
+// like for what POSIX says, EUCLEAN for an image that contradicts itself (the
+// message names the inode or block), EOPNOTSUPP for features that are not
+// supported, ESTALE for an inode number without an inode, EIO for the device.
+//
+// # Trust
+//
+// Everything read from the image is hostile until it has been checked, which
+// happens once, when a block enters the cache or an inode is loaded. No image
+// makes a method panic, run forever or allocate without bound.
+package ext4

@@ -1,0 +1,166 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"ext4box/blockdev"
+	"ext4box/ext4/internal/buffer"
+	"ext4box/ext4/internal/cache"
+	"ext4box/ext4/internal/casefold"
+	"ext4box/ext4/internal/dirent"
+	"ext4box/ext4/internal/disk"
+	"ext4box/iomap"
+)
+
+// Ino is an inode number as on disk.
+type Ino = iomap.Ino
+
+// RootIno is the inode number of the root directory.
+const RootIno Ino = disk.InoRoot
+
+// NameMax is the longest file name, in bytes.
+const NameMax = disk.NameMax
+
+const (
+	defaultCacheBytes = 32 << 20
+	// inodeCacheEntries bounds the inode cache; an entry takes about 300 bytes.
+	inodeCacheEntries = 32 << 10
+)
+
+// Options says how an image is opened. The zero value opens it read-only with
+// recovery from its journal.
+type Options struct {
+	// ReadOnly opens the image for reading only. This version knows no other
+	// way and treats an unset field alike.
+	ReadOnly bool
+
+	// NoRecovery ignores a journal that has not been replayed, as the kernel's
+	// norecovery and noload options do. What is seen may be inconsistent.
+	NoRecovery bool
+
+	// JournalDevice holds the journal of a filesystem with an external one.
+	// Open takes ownership as it does of the image's device.
+	JournalDevice blockdev.Device
+
+	// Superblock is the place of the superblock to use, in units of 1 KiB, as in
+	// the sb= mount option; 0 is the primary one.
+	Superblock int64
+
+	// CacheBytes bounds the metadata block cache; 0 means 32 MiB.
+	CacheBytes int64
+
+	// MinixDF makes Statfs count the filesystem's own blocks as used space
+	// instead of leaving them out of the total.
+	MinixDF bool
+
+	// Logger receives what an operator should know but no caller is told; nil
+	// discards it.
+	Logger *slog.Logger
+}
+
+// FS is an open filesystem.
+type FS struct {
+	opts Options
+	log  *slog.Logger
+
+	base  blockdev.Device // as opened
+	dev   blockdev.Device // base, seen through the replayed journal
+	sb    disk.Superblock
+	geo   disk.Geometry
+	sums  disk.Checksums
+	blks  *buffer.Cache
+	nodes *cache.Cache[inode]
+	mover iomap.Mover
+
+	dirFormat   dirent.Format
+	superBlock  uint64 // block of the superblock in use
+	recovery    Recovery
+	journalLen  uint64 // blocks of an internal journal
+	fc          *shim
+	orphans     map[Ino]struct{} // nil when there are none
+	freeSummary func() (freeSpace, error)
+}
+
+// Recovery says what opening an image had to do to see a consistent state.
+type Recovery struct {
+	Needed   bool   `json:"needed"`   // the journal held transactions
+	Skipped  bool   `json:"skipped"`  // ... and NoRecovery was set
+	Blocks   int    `json:"blocks"`   // blocks that are read from the journal
+	Fast     bool   `json:"fast"`     // fast commits were applied too
+	Orphans  int    `json:"orphans"`  // inodes that were being deleted or truncated
+	LastTID  uint32 `json:"last_tid"` // last transaction that counts
+	External bool   `json:"external"` // the journal is on another device
+}
+
+// Open opens the filesystem on dev. It owns dev from then on, and Close closes
+// it; when Open fails, dev remains the caller's.
+//
+// A journal that was not replayed is replayed in memory: the image is never
+// written. The cost does not depend on the size of the image.
+func Open(dev blockdev.Device, o Options) (*FS, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = defaultCacheBytes
+	}
+	fs := &FS{opts: o, log: o.Logger, base: dev, dev: dev}
+	if err := fs.load(); err != nil {
+		return nil, err
+	}
+	if err := fs.recover(); err != nil {
+		return nil, err
+	}
+	root, err := fs.iget(RootIno)
+	if err != nil {
+		return nil, fmt.Errorf("root directory: %w", err)
+	}
+	if !root.IsDir() || root.Links == 0 {
+		return nil, disk.Corruptf("root directory", "inode %d is not a directory", RootIno)
+	}
+	return fs, nil
+}
+
+// load reads the superblock through fs.dev and sets up everything that depends
+// on it. It runs again when the journal has replaced the superblock.
+func (fs *FS) load() error {
+	if err := fs.readSuperblock(); err != nil {
+		return err
+	}
+	sb := &fs.sb
+	fs.sums = sb.Checksums()
+	fs.blks = buffer.New(fs.dev, int(fs.geo.BlockSize), fs.opts.CacheBytes)
+	fs.nodes = cache.New[inode](inodeCacheEntries)
+	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment())}
+	fs.dirFormat = dirent.Format{
+		Filetype:  sb.Incompat&disk.IncompatFiletype != 0,
+		LargeDir:  sb.Incompat&disk.IncompatLargeDir != 0,
+		HashSeed:  sb.HashSeed,
+		Unsigned:  sb.UnsignedHash(),
+		InodesMax: sb.InodesCount,
+	}
+	if sb.Incompat&disk.IncompatCasefold != 0 {
+		fs.dirFormat.Fold = casefold.Fold
+	}
+	fs.freeSummary = sync.OnceValues(fs.sumFree)
+	return nil
+}
+
+// Close releases the image and its journal device.
+func (fs *FS) Close() error {
+	err := fs.base.Close()
+	if fs.opts.JournalDevice != nil {
+		err = errors.Join(err, fs.opts.JournalDevice.Close())
+	}
+	return err
+}
+
+// Recovery tells what opening the image had to recover.
+func (fs *FS) Recovery() Recovery { return fs.recovery }
+
+// Device is the image as the engine sees it: with the journal replayed. It is
+// what Mapping.Addr counts on.
+func (fs *FS) Device() blockdev.Device { return fs.dev }

@@ -1,0 +1,172 @@
+package ext4
+
+import (
+	"fmt"
+	"syscall"
+
+	"ext4box/ext4/internal/buffer"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+)
+
+// Tags of blocks whose parts are checked one by one as they are used.
+var (
+	groupDescTag  = buffer.Tag{Kind: buffer.GroupDescs}
+	inodeTableTag = buffer.Tag{Kind: buffer.InodeTable}
+)
+
+func noCheck([]byte) error { return nil }
+
+// inodeReadAhead is the number of inode table blocks that are read together,
+// since neighbours in a directory are mostly neighbours in the table.
+const inodeReadAhead = 8
+
+// inode is an inode in memory. It is immutable.
+type inode struct {
+	disk.Inode
+	ino  Ino
+	seed uint32 // of its checksums
+	size uint64 // as this type of inode counts it
+}
+
+func (in *inode) inline() bool    { return in.Flags&disk.FlagInlineData != 0 }
+func (in *inode) encrypted() bool { return in.Flags&disk.FlagEncrypt != 0 }
+
+// blockMap is the inode's map, for inodes that have one.
+func (fs *FS) blockMap(in *inode) extent.Map {
+	return extent.Map{
+		Cache: fs.blks,
+		Geo:   &fs.geo,
+		Sums:  &fs.sums,
+		Ino:   uint32(in.ino),
+		Seed:  in.seed,
+		Root:  in.Block[:],
+		Tree:  in.Flags&disk.FlagExtents != 0,
+	}
+}
+
+// iget returns an inode that is reachable by name: not one of the reserved
+// ones, nor one that the filesystem keeps for itself.
+func (fs *FS) iget(ino Ino) (*inode, error) {
+	if in := fs.nodes.Get(uint64(ino)); in != nil {
+		return in, nil
+	}
+	if fs.private(ino) {
+		return nil, fmt.Errorf("inode %d is reserved: %w", ino, syscall.ESTALE)
+	}
+	in, err := fs.loadInode(ino)
+	if err != nil {
+		return nil, err
+	}
+	if in.Flags&disk.FlagEAInode != 0 {
+		return nil, disk.Corruptf(disk.InodeName(uint32(ino)), "an extended attribute value is used as a file")
+	}
+	return fs.nodes.Add(uint64(ino), in), nil
+}
+
+// private tells whether an inode belongs to the filesystem itself.
+func (fs *FS) private(ino Ino) bool {
+	n := uint32(ino)
+	return n == 0 || n < fs.geo.FirstIno && n != disk.InoRoot ||
+		n == fs.sb.UserQuotaIno || n == fs.sb.GroupQuotaIno || n == fs.sb.ProjectQuotaIno ||
+		fs.sb.Compat&disk.CompatOrphanFile != 0 && n == fs.sb.OrphanFileIno
+}
+
+// rawInode returns the bytes of an inode, which may be a part of a cached
+// block and must not be modified.
+func (fs *FS) rawInode(ino Ino) ([]byte, error) {
+	if ino == 0 || uint32(ino) > fs.geo.InodesCount {
+		return nil, fmt.Errorf("inode %d does not exist: %w", ino, syscall.ESTALE)
+	}
+	if raw, ok := fs.fc.Inode(uint32(ino)); ok {
+		return raw, nil
+	}
+	group, index := fs.geo.InodeGroup(uint32(ino))
+	desc, err := fs.group(group)
+	if err != nil {
+		return nil, err
+	}
+	perBlock := fs.geo.BlockSize / fs.geo.InodeSize
+	at := index / perBlock
+	blk := desc.InodeTable + uint64(at)
+	if !fs.blks.Has(blk) {
+		first := at &^ (inodeReadAhead - 1)
+		fs.blks.Prefetch(desc.InodeTable+uint64(first), int(min(inodeReadAhead, fs.geo.InodeTableBlocks-first)))
+	}
+	b, err := fs.blks.Read(blk, inodeTableTag, noCheck)
+	if err != nil {
+		return nil, err
+	}
+	off := index % perBlock * fs.geo.InodeSize
+	return b.Data[off : off+fs.geo.InodeSize], nil
+}
+
+// loadInode reads and checks any inode, also a private one.
+func (fs *FS) loadInode(ino Ino) (*inode, error) {
+	raw, err := fs.rawInode(ino)
+	if err != nil {
+		return nil, err
+	}
+	in := &inode{ino: ino, Inode: disk.DecodeInode(raw, fs.sb.CreatorOS == disk.CreatorHurd)}
+	if in.Mode == 0 && in.Links == 0 {
+		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
+	}
+	in.seed = fs.sums.InodeSeed(uint32(ino), in.Generation)
+	what := disk.InodeName(uint32(ino))
+	if fs.sums.Metadata {
+		sum := disk.InodeChecksum(in.seed, raw, in.HasHiCsum)
+		if sum != in.Checksum {
+			return nil, disk.Corruptf(what, "checksum is %#x instead of %#x", in.Checksum, sum)
+		}
+	}
+	if extra := int(in.ExtraIsize); disk.InodeSizeOld+extra > int(fs.geo.InodeSize) || extra%4 != 0 {
+		return nil, disk.Corruptf(what, "extra size %d is impossible", extra)
+	}
+	in.size = in.Size
+	if !in.IsReg() && fs.sb.Incompat&disk.IncompatLargeDir == 0 {
+		in.size &= 0xFFFFFFFF // the high half is another field
+	}
+	if in.size >= 1<<63 {
+		return nil, disk.Corruptf(what, "size %d is impossible", in.size)
+	}
+	if in.FileACL != 0 && !fs.geo.BlocksInRange(in.FileACL, 1) {
+		return nil, disk.Corruptf(what, "attribute block %d lies beyond the filesystem", in.FileACL)
+	}
+	return in, fs.checkContent(in, what)
+}
+
+// checkContent verifies what the type of the inode says about its block area.
+func (fs *FS) checkContent(in *inode, what string) error {
+	if in.inline() {
+		if in.Flags&disk.FlagExtents != 0 {
+			return disk.Corruptf(what, "has both inline data and extents")
+		}
+		if fs.sb.Incompat&disk.IncompatInlineData == 0 {
+			return disk.Corruptf(what, "has inline data without the filesystem having the feature")
+		}
+		if limit := uint64(disk.InodeBlockSize) + uint64(fs.geo.InodeSize); in.size > limit {
+			return disk.Corruptf(what, "has %d bytes of inline data, more than an inode holds", in.size)
+		}
+		return nil
+	}
+	switch in.Type() {
+	case disk.ModeReg, disk.ModeDir:
+		m := fs.blockMap(in)
+		return m.CheckRoot()
+	case disk.ModeLink:
+		if in.fastSymlink() {
+			return nil
+		}
+		m := fs.blockMap(in)
+		return m.CheckRoot()
+	case disk.ModeChar, disk.ModeBlock, disk.ModeFifo, disk.ModeSocket:
+		return nil
+	}
+	return disk.Corruptf(what, "file type %#o is unknown", in.Type())
+}
+
+// fastSymlink tells whether the target of a symbolic link is in the inode's
+// block area. The block count does not tell, since attributes add to it.
+func (in *inode) fastSymlink() bool {
+	return in.IsSymlink() && !in.inline() && in.size < disk.InodeBlockSize && in.Flags&disk.FlagExtents == 0
+}

@@ -1,0 +1,130 @@
+package buffer
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"ext4box/ext4/internal/cache"
+)
+
+// Kind is the kind of structure that a block holds.
+type Kind uint8
+
+// The kinds of metadata blocks.
+const (
+	GroupDescs Kind = iota + 1
+	InodeTable
+	Bitmap
+	ExtentNode // plus the depth, to ExtentNode+5
+	_
+	_
+	_
+	_
+	_
+	Indirect
+	DirLeaf
+	DxRoot
+	DxNode
+	Xattr
+	Orphans
+)
+
+// Tag is what a block has been verified as.
+type Tag struct {
+	Kind  Kind
+	Owner uint32 // the inode, or 0
+}
+
+func (t Tag) word() uint64 { return uint64(t.Kind)<<32 | uint64(t.Owner) }
+
+// Buffer is one block in memory.
+type Buffer struct {
+	Block uint64
+	Data  []byte // not to be modified
+
+	mu       sync.Mutex // serialises reading and checking
+	verified atomic.Uint64
+	loaded   bool // guarded by mu
+}
+
+// Cache holds the metadata blocks of one device. All methods may be called
+// concurrently.
+type Cache struct {
+	dev       io.ReaderAt
+	blockSize int
+	blocks    *cache.Cache[Buffer]
+}
+
+// New returns a cache of about limit bytes over dev.
+func New(dev io.ReaderAt, blockSize int, limit int64) *Cache {
+	return &Cache{dev: dev, blockSize: blockSize, blocks: cache.New[Buffer](int(limit / int64(blockSize)))}
+}
+
+// Read returns block blk after it has passed check, which is called only if
+// the block is not known to have passed for the same tag. Concurrent readers of
+// one block share the I/O. A block that fails is read again next time.
+func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, error) {
+	b := c.blocks.Get(blk)
+	if b == nil {
+		b = c.blocks.Add(blk, &Buffer{Block: blk})
+	}
+	if b.verified.Load() == tag.word() {
+		return b, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.loaded {
+		data := make([]byte, c.blockSize)
+		if err := c.readAt(data, blk); err != nil {
+			return nil, err
+		}
+		b.Data, b.loaded = data, true
+	}
+	if b.verified.Load() == tag.word() {
+		return b, nil
+	}
+	if err := check(b.Data); err != nil {
+		return nil, err
+	}
+	b.verified.Store(tag.word())
+	return b, nil
+}
+
+// Prefetch brings the blocks [first, first+n) into the cache with one device
+// read, without checking them. Failures are left for Read to report.
+func (c *Cache) Prefetch(first uint64, n int) {
+	data := make([]byte, n*c.blockSize)
+	if c.readAt(data, first) != nil {
+		return
+	}
+	for i := range n {
+		blk := first + uint64(i)
+		b := c.blocks.Get(blk)
+		if b == nil {
+			b = c.blocks.Add(blk, &Buffer{Block: blk})
+		}
+		b.mu.Lock()
+		if !b.loaded {
+			// A copy, so that one block in use does not keep all n in memory.
+			b.Data = append(make([]byte, 0, c.blockSize), data[i*c.blockSize:(i+1)*c.blockSize]...)
+			b.loaded = true
+		}
+		b.mu.Unlock()
+	}
+}
+
+// Has tells whether the block is in the cache.
+func (c *Cache) Has(blk uint64) bool { return c.blocks.Get(blk) != nil }
+
+func (c *Cache) readAt(p []byte, blk uint64) error {
+	n, err := c.dev.ReadAt(p, int64(blk)*int64(c.blockSize))
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read metadata block %d: %w", blk, err)
+}

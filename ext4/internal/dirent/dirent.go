@@ -1,0 +1,261 @@
+package dirent
+
+import (
+	"bytes"
+	"strconv"
+	"syscall"
+
+	"ext4box/ext4/internal/buffer"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+)
+
+// Format is what all directories of a filesystem have in common.
+type Format struct {
+	Filetype  bool // entries carry the file type
+	LargeDir  bool // the index may have three levels
+	HashSeed  [4]uint32
+	Unsigned  bool // the hash takes names as unsigned chars
+	InodesMax uint32
+	// Fold maps a name to the form under which casefolded directories compare
+	// and hash it, or fails for names that are not valid in the encoding.
+	Fold func(dst, name []byte) ([]byte, error)
+}
+
+// Dir is a directory with blocks. It is read-only and made for each operation.
+type Dir struct {
+	*Format
+	Map      extent.Map
+	Size     uint64 // bytes
+	Indexed  bool   // has a hash index
+	Casefold bool   // names are compared by Format.Fold
+	RawNames bool   // names are ciphertext, any byte may occur
+}
+
+// Entry is one name in a directory.
+type Entry struct {
+	Ino  uint32
+	Type uint8  // a disk.FT constant
+	Name []byte // aliases the block
+	Next int64  // position behind the entry
+}
+
+// NotFound is what lookups return for a name that is not there.
+const NotFound = syscall.ENOENT
+
+func (d *Dir) blockSize() uint64 { return uint64(d.Map.Geo.BlockSize) }
+
+// blocks is the number of blocks, after checking that so many can exist.
+func (d *Dir) blocks() (uint64, error) {
+	n := (d.Size + d.blockSize() - 1) / d.blockSize()
+	if n > d.Map.Geo.BlocksCount || n > extent.MaxBlocks {
+		return 0, disk.Corruptf(disk.InodeName(d.Map.Ino), "directory of %d bytes is larger than the filesystem", d.Size)
+	}
+	return n, nil
+}
+
+// Read calls fn for each entry from position pos on, "." and ".." included,
+// until fn returns false. Entry.Next of the last one taken continues.
+func (d *Dir) Read(pos int64, fn func(Entry) bool) error {
+	blocks, err := d.blocks()
+	if err != nil || pos < 0 {
+		return err
+	}
+	bs := d.blockSize()
+	for blk := uint64(pos) / bs; blk < blocks; {
+		run, err := d.Map.Lookup(blk)
+		if err != nil {
+			return err
+		}
+		if run.State == extent.Hole {
+			blk = run.End() // as the kernel does: nothing there
+			continue
+		}
+		for ; blk < min(run.End(), blocks); blk++ {
+			b, err := d.block(blk, run.Start+blk-run.Block, d.kindByShape)
+			if err != nil {
+				return err
+			}
+			base := int64(blk * bs)
+			if !d.each(b, func(off int, e *disk.DirEntry) bool {
+				if e.Inode == 0 || base+int64(off) < pos {
+					return true
+				}
+				return fn(Entry{Ino: e.Inode, Type: e.FileType, Name: e.Name, Next: base + int64(off+e.RecLen)})
+			}) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// Lookup finds the inode number of a name.
+func (d *Dir) Lookup(name string) (uint32, error) {
+	if d.Size == 0 {
+		return 0, NotFound
+	}
+	m := d.matcher(name)
+	if d.Indexed && name != "." && name != ".." {
+		ino, ok, err := d.lookupIndex(&m)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			if ino == 0 {
+				return 0, NotFound
+			}
+			return ino, nil
+		}
+		// The index is unusable: read everything, as the kernel does.
+	}
+	found := uint32(0)
+	err := d.Read(0, func(e Entry) bool {
+		if m.matches(e.Name) {
+			found = e.Ino
+		}
+		return found == 0
+	})
+	if err == nil && found == 0 {
+		err = NotFound
+	}
+	return found, err
+}
+
+// matcher compares names with the one that is looked for.
+type matcher struct {
+	name   string
+	folded []byte // nil: compare bytes
+	fold   func(dst, name []byte) ([]byte, error)
+	buf    []byte
+}
+
+func (d *Dir) matcher(name string) matcher {
+	m := matcher{name: name}
+	if d.Casefold && d.Fold != nil {
+		if f, err := d.Fold(nil, []byte(name)); err == nil {
+			m.folded, m.fold = f, d.Fold
+		}
+	}
+	return m
+}
+
+func (m *matcher) matches(name []byte) bool {
+	if m.fold == nil {
+		return string(name) == m.name
+	}
+	f, err := m.fold(m.buf[:0], name)
+	m.buf = f
+	return err == nil && bytes.Equal(f, m.folded)
+}
+
+// hashed is the form of the name that goes into the hash.
+func (m *matcher) hashed() []byte {
+	if m.fold != nil {
+		return m.folded
+	}
+	return []byte(m.name)
+}
+
+// each walks the entries of a checked block until fn returns false, and tells
+// whether it came to the end.
+func (d *Dir) each(b []byte, fn func(off int, e *disk.DirEntry) bool) bool {
+	for off := 0; off < len(b); {
+		e, problem := disk.DecodeDirEntry(b, off, d.Filetype)
+		if problem != "" {
+			return true // cannot be: the block is checked
+		}
+		if !fn(off, &e) {
+			return false
+		}
+		off += e.RecLen
+	}
+	return true
+}
+
+// kindByShape tells what a block is when it is reached by reading on: the root
+// and the nodes of an index are told from leaves by their shape.
+func (d *Dir) kindByShape(blk uint64, b []byte) buffer.Kind {
+	switch {
+	case !d.Indexed:
+		return buffer.DirLeaf
+	case blk == 0:
+		return buffer.DxRoot
+	case disk.IsDxNode(b):
+		return buffer.DxNode
+	}
+	return buffer.DirLeaf
+}
+
+// block returns block blk of the directory, which is at device block phys,
+// checked as the kind that the given function makes of it.
+func (d *Dir) block(blk, phys uint64, kind func(uint64, []byte) buffer.Kind) ([]byte, error) {
+	// One tag for leaves and index blocks: whatever kind is chosen, the entries
+	// are checked, and the index functions check what they use of a node.
+	tag := buffer.Tag{Kind: buffer.DirLeaf, Owner: d.Map.Ino}
+	b, err := d.Map.Cache.Read(phys, tag, func(b []byte) error {
+		return d.check(blk, phys, b, kind(blk, b))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.Data, nil
+}
+
+func (d *Dir) what(phys uint64) string {
+	return "directory " + disk.InodeName(d.Map.Ino) + " at block " + strconv.FormatUint(phys, 10)
+}
+
+// check verifies structure and checksum of a directory block.
+func (d *Dir) check(blk, phys uint64, b []byte, kind buffer.Kind) error {
+	what := d.what(phys)
+	if kind != buffer.DirLeaf {
+		if !d.Map.Sums.Metadata {
+			return d.checkEntries(what, b)
+		}
+		stored, computed, ok := disk.DxChecksum(d.Map.Seed, b, kind == buffer.DxRoot)
+		if !ok || stored != computed {
+			return disk.Corruptf(what, "index checksum is %#x instead of %#x", stored, computed)
+		}
+		return d.checkEntries(what, b)
+	}
+	if d.Map.Sums.Metadata {
+		stored, ok := disk.DirTail(b)
+		if !ok {
+			return disk.Corruptf(what, "block has no room for its checksum")
+		}
+		if computed := disk.DirLeafChecksum(d.Map.Seed, b); stored != computed {
+			return disk.Corruptf(what, "checksum is %#x instead of %#x", stored, computed)
+		}
+	}
+	return d.checkEntries(what, b)
+}
+
+// checkEntries verifies that entries tile the block and are plausible.
+func (d *Dir) checkEntries(what string, b []byte) error {
+	for off := 0; off < len(b); {
+		e, problem := disk.DecodeDirEntry(b, off, d.Filetype)
+		if problem == "" && e.Inode != 0 {
+			problem = d.implausible(&e, d.RawNames)
+		}
+		if problem != "" {
+			return disk.Corruptf(what, "offset %d: %s", off, problem)
+		}
+		off += e.RecLen
+	}
+	return nil
+}
+
+// implausible says what is wrong with an entry that is in use, or nothing.
+// rawNames allows any byte in its name.
+func (f *Format) implausible(e *disk.DirEntry, rawNames bool) string {
+	switch {
+	case len(e.Name) == 0:
+		return "name is empty"
+	case e.Inode > f.InodesMax:
+		return "inode number " + strconv.FormatUint(uint64(e.Inode), 10) + " does not exist"
+	case !rawNames && (bytes.IndexByte(e.Name, '/') >= 0 || bytes.IndexByte(e.Name, 0) >= 0):
+		return "name contains a slash or a zero byte"
+	}
+	return ""
+}

@@ -1,0 +1,95 @@
+package disk
+
+import "encoding/binary"
+
+const (
+	// NameMax is the longest file name, in bytes.
+	NameMax = 255
+	// DirEntryHeader is the length of a directory entry before its name.
+	DirEntryHeader = 8
+	// DirTailSize is the length of the checksum entry at the end of a leaf.
+	DirTailSize = 12
+	// dirTailType is the file type that marks the checksum entry.
+	dirTailType = 0xDE
+	// DirHashSize is what an encrypted and casefolded name is followed by.
+	DirHashSize = 8
+)
+
+// File types of directory entries, with the filetype feature.
+const (
+	FTUnknown = 0
+	FTReg     = 1
+	FTDir     = 2
+	FTChar    = 3
+	FTBlock   = 4
+	FTFifo    = 5
+	FTSocket  = 6
+	FTSymlink = 7
+)
+
+// DirEntry is one entry of a directory block.
+type DirEntry struct {
+	Inode    uint32 // 0x0; 0 is an unused entry
+	RecLen   int    // 0x4; distance to the next entry
+	FileType uint8  // 0x7; FTUnknown without the filetype feature
+	Name     []byte // 0x8; aliases the block
+}
+
+// DecodeDirEntry reads the entry at off of a directory block and checks that
+// it and its name stay inside the block. filetype says whether the filesystem
+// has that feature; without it the name length takes two bytes.
+func DecodeDirEntry(b []byte, off int, filetype bool) (e DirEntry, problem string) {
+	if off < 0 || off+DirEntryHeader > len(b) {
+		return e, "entry starts too close to the end of the block"
+	}
+	le := binary.LittleEndian
+	e.Inode = le.Uint32(b[off:])
+	e.RecLen = recLen(le.Uint16(b[off+4:]), len(b))
+	nameLen := int(b[off+6])
+	if filetype {
+		e.FileType = b[off+7]
+	} else if b[off+7] != 0 {
+		return e, "name is too long"
+	}
+	switch {
+	case e.RecLen < DirEntryHeader+4:
+		return e, "record is shorter than the shortest entry"
+	case e.RecLen%4 != 0:
+		return e, "record length is not a multiple of 4"
+	case e.RecLen > len(b)-off:
+		return e, "record crosses the end of the block"
+	case DirEntryHeader+nameLen > e.RecLen:
+		return e, "name is longer than its record"
+	}
+	e.Name = b[off+DirEntryHeader : off+DirEntryHeader+nameLen]
+	return e, ""
+}
+
+// recLen decodes a record length, which has 16 bits while a block can have
+// 64 KiB: the two low bits, always zero in a length, then carry bits 16 and 17.
+func recLen(v uint16, blockSize int) int {
+	if blockSize < MaxBlockSize {
+		return int(v)
+	}
+	if v == 65535 || v == 0 {
+		return blockSize
+	}
+	return int(v&^3) | int(v&3)<<16
+}
+
+// DirTail returns the stored checksum of a leaf block, and false if the block
+// does not end in a checksum entry.
+func DirTail(b []byte) (sum uint32, ok bool) {
+	t := b[len(b)-DirTailSize:]
+	le := binary.LittleEndian
+	if le.Uint32(t) != 0 || le.Uint16(t[4:]) != DirTailSize || t[6] != 0 || t[7] != dirTailType {
+		return 0, false
+	}
+	return le.Uint32(t[8:]), true
+}
+
+// DirLeafChecksum computes the checksum of a leaf block that has a checksum
+// entry. seed is the inode's.
+func DirLeafChecksum(seed uint32, b []byte) uint32 {
+	return CRC32C(seed, b[:len(b)-DirTailSize])
+}

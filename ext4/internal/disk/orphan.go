@@ -1,0 +1,36 @@
+package disk
+
+import "encoding/binary"
+
+const (
+	// OrphanMagic ends every block of the orphan file.
+	OrphanMagic = 0x0B10CA04
+	// orphanTailSize is the length of that tail: magic and checksum.
+	orphanTailSize = 8
+	// OrphanFileMaxBlocks is the largest orphan file that the kernel accepts.
+	OrphanFileMaxBlocks = 512
+)
+
+// OrphanSlots is the number of inode numbers in a block of the orphan file.
+func OrphanSlots(blockSize int) int { return (blockSize - orphanTailSize) / 4 }
+
+// OrphanSlot is the inode number in slot i of a block, 0 for a free slot.
+func OrphanSlot(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }
+
+// CheckOrphanBlock verifies magic and, with c.Metadata, checksum of the block
+// of the orphan file at device block blk. seed is that of the orphan file's
+// inode.
+func CheckOrphanBlock(c *Checksums, seed uint32, blk uint64, b []byte) error {
+	tail := b[len(b)-orphanTailSize:]
+	if magic := binary.LittleEndian.Uint32(tail); magic != OrphanMagic {
+		return Corruptf("orphan file "+BlockName(blk), "magic number is %#x", magic)
+	}
+	if !c.Metadata {
+		return nil
+	}
+	sum := CRC32C(CRC32CUint64(seed, blk), b[:4*OrphanSlots(len(b))])
+	if stored := binary.LittleEndian.Uint32(tail[4:]); stored != sum {
+		return Corruptf("orphan file "+BlockName(blk), "checksum is %#x instead of %#x", stored, sum)
+	}
+	return nil
+}

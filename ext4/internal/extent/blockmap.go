@@ -1,0 +1,120 @@
+package extent
+
+import (
+	"encoding/binary"
+
+	"ext4box/ext4/internal/buffer"
+	"ext4box/ext4/internal/disk"
+)
+
+const (
+	directBlocks = 12 // pointers to data in the inode; three to trees follow
+	maxLevels    = 3
+)
+
+// lookupBlockMap finds blk in a map of block pointers. A level's tree covers
+// perBlock^level file blocks.
+func (m *Map) lookupBlockMap(blk uint64) (Run, error) {
+	if blk < directBlocks {
+		// The inode's own pointers are not behind a cached check.
+		for i := range directBlocks {
+			if p := pointer(m.Root, i); p != 0 && !m.Geo.BlocksInRange(uint64(p), 1) {
+				return Run{}, disk.Corruptf(disk.InodeName(m.Ino), "block pointer %d is %d, beyond the filesystem", i, p)
+			}
+		}
+		return runAt(m.Root[:4*directBlocks], 0, blk, 1), nil
+	}
+	perBlock := uint64(m.Geo.BlockSize / 4)
+	first, span := uint64(directBlocks), perBlock
+	for level := 1; level <= maxLevels; level++ {
+		if blk-first < span {
+			p := pointer(m.Root, directBlocks+level-1)
+			return m.lookupIndirect(uint64(p), level, first, span, blk)
+		}
+		first += span
+		span *= perBlock
+	}
+	// Nothing can be mapped behind the triple-indirect tree.
+	return Run{Block: first, Len: MaxBlocks - first}, nil
+}
+
+// lookupIndirect descends the tree of the given level at device block p, which
+// covers the file blocks [first, first+span).
+func (m *Map) lookupIndirect(p uint64, level int, first, span, blk uint64) (Run, error) {
+	perBlock := uint64(m.Geo.BlockSize / 4)
+	for {
+		if p == 0 {
+			r := Run{Block: first, Len: span}
+			r.Clip(0, MaxBlocks)
+			return r, nil
+		}
+		if !m.Geo.BlocksInRange(p, 1) {
+			return Run{}, disk.Corruptf(disk.InodeName(m.Ino), "indirect block %d lies beyond the filesystem", p)
+		}
+		b, err := m.indirect(p)
+		if err != nil {
+			return Run{}, err
+		}
+		span /= perBlock
+		if level == 1 {
+			return runAt(b, first, blk, 1), nil
+		}
+		i := (blk - first) / span
+		if pointer(b, int(i)) == 0 {
+			// Neighbouring absent subtrees make one hole.
+			r := runAt(b, first, blk, span)
+			r.Clip(0, MaxBlocks)
+			return r, nil
+		}
+		first += i * span
+		p = uint64(pointer(b, int(i)))
+		level--
+	}
+}
+
+// indirect returns a checked block of pointers.
+func (m *Map) indirect(blk uint64) ([]byte, error) {
+	b, err := m.Cache.Read(blk, buffer.Tag{Kind: buffer.Indirect, Owner: m.Ino}, func(b []byte) error {
+		for i := range len(b) / 4 {
+			if p := pointer(b, i); p != 0 && !m.Geo.BlocksInRange(uint64(p), 1) {
+				return disk.Corruptf(m.what("indirect block", blk), "pointer %d is %d, beyond the filesystem", i, p)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.Data, nil
+}
+
+// runAt is the run around blk in an array of pointers, the first of which is
+// for file block first and each of which covers span blocks. With a span above
+// one the pointer of blk must be zero.
+func runAt(ptrs []byte, first, blk, span uint64) Run {
+	n := len(ptrs) / 4
+	i := int((blk - first) / span)
+	start := pointer(ptrs, i)
+	same := func(j int) bool {
+		p := pointer(ptrs, j)
+		if start == 0 {
+			return p == 0
+		}
+		return p != 0 && int64(p)-int64(start) == int64(j-i)
+	}
+	lo, hi := i, i+1
+	for lo > 0 && same(lo-1) {
+		lo--
+	}
+	for hi < n && same(hi) {
+		hi++
+	}
+	r := Run{Block: first + uint64(lo)*span, Len: uint64(hi-lo) * span}
+	if start != 0 {
+		r.State = Written
+		r.Start = uint64(start) - uint64(i-lo)
+	}
+	return r
+}
+
+func pointer(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }

@@ -1,0 +1,119 @@
+package xattr
+
+import (
+	"encoding/binary"
+
+	"ext4box/ext4/internal/disk"
+)
+
+// MaxValue is the longest attribute value that the format allows, in bytes.
+const MaxValue = 1 << 24
+
+// Area is a checked list of attributes. The zero Area is empty.
+type Area struct {
+	b     []byte
+	first int // offset of the first entry
+	base  int // what value offsets count from
+}
+
+// Attr is one attribute. Its slices alias the area.
+type Attr struct {
+	Index uint8  // the prefix, one of disk.XattrUser and following
+	Name  []byte // without the prefix
+	Value []byte // nil when Ino is set
+	Ino   uint32 // the inode that holds the value, or 0
+	Size  uint32 // length of the value
+}
+
+// Inode returns the attributes behind the fields of the raw inode. An inode
+// without any gives an empty area.
+func Inode(what string, raw []byte, extraIsize uint16) (Area, error) {
+	start := disk.InodeSizeOld + int(extraIsize)
+	if len(raw) <= disk.InodeSizeOld || start+disk.XattrIbodyHeaderSize > len(raw) ||
+		binary.LittleEndian.Uint32(raw[start:]) != disk.XattrMagic {
+		return Area{}, nil
+	}
+	first := start + disk.XattrIbodyHeaderSize
+	return newArea(what, raw, first, first)
+}
+
+// Block returns the attributes in an attribute block, after checking its
+// header. The checksum is the caller's to verify.
+func Block(what string, b []byte) (Area, error) {
+	h := disk.DecodeXattrHeader(b)
+	switch {
+	case h.Magic != disk.XattrMagic:
+		return Area{}, disk.Corruptf(what, "attribute block magic is %#x", h.Magic)
+	case h.Blocks != 1:
+		return Area{}, disk.Corruptf(what, "attribute block claims to span %d blocks", h.Blocks)
+	}
+	return newArea(what, b, disk.XattrHeaderSize, 0)
+}
+
+// Trusted is Block for a block that has passed it before.
+func Trusted(b []byte) Area { return Area{b: b, first: disk.XattrHeaderSize} }
+
+func newArea(what string, b []byte, first, base int) (Area, error) {
+	a := Area{b: b, first: first, base: base}
+	end := first // of the entry list
+	for off := first; ; {
+		_, next, last, problem := disk.NextXattr(b, off)
+		if problem != "" {
+			return Area{}, disk.Corruptf(what, "%s", problem)
+		}
+		if last {
+			end = off + 4
+			break
+		}
+		off = next
+	}
+	for off := first; ; {
+		e, next, last, _ := disk.NextXattr(b, off)
+		if last {
+			return a, nil
+		}
+		if e.ValueSize > MaxValue {
+			return Area{}, disk.Corruptf(what, "attribute value of %d bytes is too long", e.ValueSize)
+		}
+		if e.ValueIno == 0 && e.ValueSize > 0 {
+			start := base + int(e.ValueOffs)
+			if start < end || start > len(b) || int(e.ValueSize) > len(b)-start {
+				return Area{}, disk.Corruptf(what, "attribute value at %d+%d leaves its area", e.ValueOffs, e.ValueSize)
+			}
+		}
+		off = next
+	}
+}
+
+// Each calls fn for every attribute until fn returns false.
+func (a Area) Each(fn func(Attr) bool) {
+	if a.b == nil {
+		return
+	}
+	for off := a.first; ; {
+		e, next, last, problem := disk.NextXattr(a.b, off)
+		if last || problem != "" {
+			return
+		}
+		at := Attr{Index: e.NameIndex, Name: e.Name, Ino: e.ValueIno, Size: e.ValueSize}
+		if e.ValueIno == 0 && e.ValueSize > 0 {
+			start := a.base + int(e.ValueOffs)
+			at.Value = a.b[start : start+int(e.ValueSize)]
+		}
+		if !fn(at) {
+			return
+		}
+		off = next
+	}
+}
+
+// Find returns the attribute of that name.
+func (a Area) Find(index uint8, name string) (found Attr, ok bool) {
+	a.Each(func(at Attr) bool {
+		if at.Index == index && string(at.Name) == name {
+			found, ok = at, true
+		}
+		return !ok
+	})
+	return found, ok
+}

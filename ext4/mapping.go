@@ -1,0 +1,200 @@
+package ext4
+
+import (
+	"fmt"
+	"io"
+	"syscall"
+
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/iomap"
+)
+
+// Whence values of Seek, as lseek(2) has them.
+const (
+	SeekData = 3
+	SeekHole = 4
+)
+
+// Begin maps the start of the range [off, off+n) of a regular file, in bytes.
+// The mapping covers off and may be longer than asked for, but is no longer
+// than what is backed alike. op must be a reading operation. Errors: EISDIR,
+// EINVAL for other inodes without data, ENOKEY for encrypted files, EUCLEAN.
+func (fs *FS) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping, error) {
+	if op&(iomap.Write|iomap.Zero|iomap.Writeback) != 0 {
+		return iomap.Mapping{}, syscall.EROFS
+	}
+	in, err := fs.iget(ino)
+	if err != nil {
+		return iomap.Mapping{}, err
+	}
+	switch {
+	case in.IsDir():
+		return iomap.Mapping{}, syscall.EISDIR
+	case !in.IsReg():
+		return iomap.Mapping{}, syscall.EINVAL
+	case in.encrypted() && op&iomap.Report == 0:
+		return iomap.Mapping{}, fmt.Errorf("inode %d is encrypted: %w", ino, syscall.ENOKEY)
+	}
+	return fs.mapping(in, off)
+}
+
+// mapping is Begin for any inode with content.
+func (fs *FS) mapping(in *inode, off uint64) (iomap.Mapping, error) {
+	if in.inline() {
+		data, err := fs.inlineData(in)
+		return iomap.Mapping{Length: max(in.size, off+1), Addr: iomap.NullAddr, Type: iomap.Inline, Inline: data}, err
+	}
+	run, err := fs.run(in, off>>fs.geo.BlockBits)
+	if err != nil {
+		return iomap.Mapping{}, err
+	}
+	m := iomap.Mapping{
+		Offset: run.Block << fs.geo.BlockBits,
+		Length: run.Len << fs.geo.BlockBits,
+		Addr:   iomap.NullAddr,
+	}
+	switch run.State {
+	case extent.Written:
+		m.Type, m.Addr = iomap.Mapped, run.Start<<fs.geo.BlockBits
+	case extent.Unwritten:
+		m.Type, m.Addr = iomap.Unwritten, run.Start<<fs.geo.BlockBits
+	}
+	return m, nil
+}
+
+// run finds what backs a block of an inode that has a block map, with fast
+// commits applied and what an interrupted truncate left behind taken away.
+func (fs *FS) run(in *inode, blk uint64) (extent.Run, error) {
+	end := uint64(1) << (63 - fs.geo.BlockBits)
+	if blk >= extent.MaxBlocks {
+		return extent.Run{Block: extent.MaxBlocks, Len: end - extent.MaxBlocks}, nil
+	}
+	m := fs.blockMap(in)
+	run, err := m.Lookup(blk)
+	if err != nil {
+		return run, err
+	}
+	fs.applyFastCommit(in.ino, blk, &run)
+	if fs.isOrphan(in.ino) {
+		eof := (in.size + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
+		switch {
+		case blk >= eof:
+			run = extent.Run{Block: eof, Len: end - eof}
+		case run.End() > eof && run.State != extent.Hole:
+			run.Clip(run.Block, eof)
+		}
+	}
+	return run, nil
+}
+
+// ReadAt reads from a regular file through the mover, as io.ReaderAt does. It
+// may overwrite the part of p behind the returned count.
+func (fs *FS) ReadAt(ino Ino, p []byte, off int64) (int, error) {
+	return fs.mover.ReadAt(ino, p, off)
+}
+
+// Seek finds the first data (SeekData) or hole (SeekHole) at or behind off, in
+// bytes. Preallocated space that was never written counts as a hole, and there
+// is one at the end of the file. ENXIO: off is beyond the end, or only a hole
+// follows.
+func (fs *FS) Seek(ino Ino, off int64, whence int) (int64, error) {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case whence != SeekData && whence != SeekHole:
+		return 0, syscall.EINVAL
+	case in.IsDir():
+		return 0, syscall.EISDIR
+	case off < 0 || uint64(off) >= in.size:
+		return 0, syscall.ENXIO
+	}
+	budget := fs.geo.BlocksCount // a file cannot have more blocks than there are
+	for pos := uint64(off); pos < in.size; {
+		m, err := fs.Begin(ino, pos, in.size-pos, iomap.Report)
+		if err != nil {
+			return 0, err
+		}
+		data := m.Type == iomap.Mapped || m.Type == iomap.Inline
+		if data == (whence == SeekData) {
+			return int64(pos), nil
+		}
+		if data {
+			blocks := m.Length >> fs.geo.BlockBits
+			if blocks > budget {
+				return 0, disk.Corruptf(disk.InodeName(uint32(ino)), "maps more blocks than the filesystem has")
+			}
+			budget -= blocks
+		}
+		pos = m.Offset + m.Length
+	}
+	if whence == SeekData {
+		return 0, syscall.ENXIO
+	}
+	return int64(in.size), nil
+}
+
+// readAll reads up to n bytes from the start of any inode with content. n must
+// be bounded by the caller.
+func (fs *FS) readAll(in *inode, n uint64) ([]byte, error) {
+	p := make([]byte, min(n, in.size))
+	if _, err := (&inodeReader{fs, in}).ReadAt(p, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	return p, nil
+}
+
+// readMapped fills p with what the mapping has at file offset pos; it must
+// cover all of p.
+func (fs *FS) readMapped(m *iomap.Mapping, p []byte, pos uint64) error {
+	skip := pos - m.Offset
+	switch m.Type {
+	case iomap.Mapped:
+		return fs.readDevice(p, int64(m.Addr+skip))
+	case iomap.Inline:
+		n := 0
+		if skip < uint64(len(m.Inline)) {
+			n = copy(p, m.Inline[skip:])
+		}
+		clear(p[n:])
+	default:
+		clear(p)
+	}
+	return nil
+}
+
+// readDevice reads all of p; an end of the device is an error.
+func (fs *FS) readDevice(p []byte, off int64) error {
+	n, err := fs.dev.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// readBlock reads a device block without going through the cache.
+func (fs *FS) readBlock(p []byte, blk uint64) error {
+	if err := fs.readDevice(p, int64(blk)<<fs.geo.BlockBits); err != nil {
+		return fmt.Errorf("read block %d: %w", blk, err)
+	}
+	return nil
+}
+
+// inlineData returns the data that an inode stores in itself: in its block area
+// and, if that does not suffice, in an attribute.
+func (fs *FS) inlineData(in *inode) ([]byte, error) {
+	if in.size <= disk.InodeBlockSize {
+		return in.Block[:in.size], nil
+	}
+	tail, err := fs.inlineTail(in)
+	if err != nil {
+		return nil, err
+	}
+	data := append(append(make([]byte, 0, disk.InodeBlockSize+len(tail)), in.Block[:]...), tail...)
+	return data[:min(uint64(len(data)), in.size)], nil
+}

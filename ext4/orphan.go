@@ -1,0 +1,137 @@
+package ext4
+
+import (
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+)
+
+// Orphans are inodes that were unlinked while open, or being truncated, when
+// the filesystem was last in use. The kernel deletes or truncates them when it
+// mounts, also read-only. Nothing is written here; instead the inodes that still
+// have a name are shown as if they had been truncated, and the space of the
+// others counts as free.
+
+// findOrphans collects the inode numbers from the orphan list and the orphan
+// file. What cannot be read of them is logged and left out: it does not keep the
+// rest of the filesystem from being read.
+func (fs *FS) findOrphans() {
+	if fs.sb.State&disk.StateErrors != 0 {
+		// As the kernel does: a filesystem with errors is left as it is.
+		return
+	}
+	orphans := make(map[Ino]struct{})
+	for next := fs.sb.LastOrphan; next != 0; {
+		ino := Ino(next)
+		if _, seen := orphans[ino]; seen || fs.private(ino) {
+			fs.log.Warn("orphan list is damaged", "inode", ino)
+			break
+		}
+		in, err := fs.loadInode(ino)
+		if err != nil {
+			fs.log.Warn("orphan list is damaged", "inode", ino, "error", err)
+			break
+		}
+		orphans[ino] = struct{}{}
+		if len(orphans) > int(fs.geo.InodesCount) {
+			break
+		}
+		next = in.Dtime
+	}
+	if fs.sb.Compat&disk.CompatOrphanFile != 0 && fs.sb.ROCompat&disk.ROCompatOrphanPresent != 0 {
+		if err := fs.readOrphanFile(orphans); err != nil {
+			fs.log.Warn("orphan file is damaged", "error", err)
+		}
+	}
+	if len(orphans) > 0 {
+		fs.orphans = orphans
+	}
+	fs.recovery.Orphans = len(orphans)
+}
+
+// readOrphanFile adds the inodes in the orphan file, a file of at most
+// disk.OrphanFileMaxBlocks blocks full of inode numbers.
+func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
+	in, err := fs.loadInode(Ino(fs.sb.OrphanFileIno))
+	if err != nil {
+		return err
+	}
+	what := "orphan file " + disk.InodeName(uint32(in.ino))
+	blocks := in.size >> fs.geo.BlockBits
+	if !in.IsReg() || in.inline() || blocks > disk.OrphanFileMaxBlocks {
+		return disk.Corruptf(what, "cannot have %d blocks", blocks)
+	}
+	b := make([]byte, fs.geo.BlockSize)
+	for blk := range blocks {
+		run, err := fs.run(in, blk)
+		if err != nil {
+			return err
+		}
+		if run.State != extent.Written {
+			return disk.Corruptf(what, "has a hole")
+		}
+		phys := run.Start + blk - run.Block
+		if err := fs.readBlock(b, phys); err != nil {
+			return err
+		}
+		if err := disk.CheckOrphanBlock(&fs.sums, in.seed, phys, b); err != nil {
+			return err
+		}
+		for i := range disk.OrphanSlots(len(b)) {
+			if ino := Ino(disk.OrphanSlot(b, i)); ino != 0 && !fs.private(ino) {
+				orphans[ino] = struct{}{}
+			}
+		}
+	}
+	return nil
+}
+
+func (fs *FS) isOrphan(ino Ino) bool {
+	if fs.orphans == nil {
+		return false
+	}
+	_, ok := fs.orphans[ino]
+	return ok
+}
+
+// sectorsBeyondEOF is the space, in units of 512 bytes, of data blocks that an
+// interrupted truncate left behind the end of a file.
+func (fs *FS) sectorsBeyondEOF(in *inode) (uint64, error) {
+	if in.inline() {
+		return 0, nil
+	}
+	m := fs.blockMap(in)
+	blocks := uint64(0)
+	eof := (in.size + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
+	for blk := eof; blk < extent.MaxBlocks; {
+		run, err := m.Lookup(blk)
+		if err != nil {
+			return 0, err
+		}
+		if run.State != extent.Hole {
+			if blocks += run.End() - blk; blocks > fs.geo.BlocksCount {
+				return 0, disk.Corruptf(disk.InodeName(uint32(in.ino)), "maps more blocks than the filesystem has")
+			}
+		}
+		blk = run.End()
+	}
+	return blocks << (fs.geo.BlockBits - 9), nil
+}
+
+// orphanSpace is what deleting the orphans without a name sets free.
+func (fs *FS) orphanSpace() (clusters, inodes uint64) {
+	for ino := range fs.orphans {
+		in, err := fs.loadInode(ino)
+		if err != nil {
+			continue
+		}
+		sectors := uint64(0)
+		if in.Links == 0 {
+			inodes++
+			sectors = in.Sectors(fs.sb.ROCompat&disk.ROCompatHugeFile != 0, fs.geo.BlockBits)
+		} else if in.IsReg() {
+			sectors, _ = fs.sectorsBeyondEOF(in)
+		}
+		clusters += sectors >> (fs.geo.BlockBits - 9 + fs.geo.ClusterBits)
+	}
+	return clusters, inodes
+}

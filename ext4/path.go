@@ -1,0 +1,60 @@
+package ext4
+
+import (
+	"strings"
+	"syscall"
+)
+
+// maxLinks is the number of symbolic links that a path may lead through, as in
+// the kernel.
+const maxLinks = 40
+
+// Resolve walks a slash-separated path from the root directory. Symbolic links
+// on the way are followed inside the filesystem, the last one is not. A leading
+// slash is optional. Errors: those of Lookup, and ELOOP.
+func (fs *FS) Resolve(path string) (Ino, error) { return fs.resolve(path, false) }
+
+// ResolveFollow is Resolve, but follows a symbolic link at the end too.
+func (fs *FS) ResolveFollow(path string) (Ino, error) { return fs.resolve(path, true) }
+
+func (fs *FS) resolve(path string, follow bool) (Ino, error) {
+	at := RootIno
+	links := 0
+	for path != "" {
+		var name string
+		name, path, _ = strings.Cut(path, "/")
+		if name == "" {
+			continue
+		}
+		ino, err := fs.Lookup(at, name)
+		if err != nil {
+			return 0, err
+		}
+		st, err := fs.Stat(ino)
+		if err != nil {
+			return 0, err
+		}
+		if !st.IsSymlink() || path == "" && !follow {
+			if path != "" && !st.IsDir() {
+				return 0, syscall.ENOTDIR
+			}
+			at = ino
+			continue
+		}
+		if links++; links > maxLinks {
+			return 0, syscall.ELOOP
+		}
+		target, err := fs.Readlink(ino)
+		if err != nil {
+			return 0, err
+		}
+		if strings.HasPrefix(target, "/") {
+			at = RootIno
+		}
+		if path = target + "/" + path; len(path) > 1<<16 {
+			return 0, syscall.ENAMETOOLONG
+		}
+		path = strings.TrimSuffix(path, "/")
+	}
+	return at, nil
+}

@@ -1,0 +1,160 @@
+package ext4
+
+import (
+	"fmt"
+	"io"
+	"syscall"
+
+	"ext4box/blockdev"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/journal"
+)
+
+// recover looks at the journal and, if it was left dirty, puts a view of the
+// device in place of it in which the journal is replayed. The image itself is not
+// written.
+func (fs *FS) recover() error {
+	if fs.sb.Compat&disk.CompatHasJournal == 0 {
+		if fs.sb.Incompat&disk.IncompatRecover != 0 {
+			fs.log.Warn("the filesystem needs recovery but has no journal")
+		}
+		fs.findOrphans()
+		return nil
+	}
+	needed := fs.sb.Incompat&disk.IncompatRecover != 0
+	fs.recovery.External = fs.sb.JournalIno == 0
+	if fs.opts.NoRecovery {
+		// The length of the journal counts as overhead also when it is ignored.
+		if in, err := fs.loadInode(Ino(fs.sb.JournalIno)); err == nil {
+			fs.journalLen = in.size >> fs.geo.BlockBits
+		}
+		fs.recovery.Needed, fs.recovery.Skipped = needed, needed
+		return nil
+	}
+	j, err := fs.openJournal()
+	if err != nil {
+		return err
+	}
+	if !fs.recovery.External {
+		fs.journalLen = uint64(j.Superblock.MaxLen)
+	}
+	if j.Errno() != 0 {
+		fs.log.Warn("the journal was aborted by an error; run e2fsck", "error", syscall.Errno(j.Errno()))
+	}
+	if needed {
+		if err := fs.replay(j); err != nil {
+			return err
+		}
+	}
+	fs.findOrphans()
+	return nil
+}
+
+// openJournal reads the superblock of the journal, inside or outside the image.
+func (fs *FS) openJournal() (*journal.Journal, error) {
+	o := journal.Options{
+		BlockSize:    int(fs.geo.BlockSize),
+		DeviceBlocks: uint64(fs.dev.Size()) >> fs.geo.BlockBits,
+	}
+	if fs.recovery.External {
+		dev := fs.opts.JournalDevice
+		if dev == nil {
+			return nil, fmt.Errorf("the journal is on another device, with UUID %s; name it with journal_path=, or ignore it with norecovery: %w",
+				uuid(fs.sb.JournalUUID), syscall.EINVAL)
+		}
+		if err := fs.checkJournalDevice(dev); err != nil {
+			return nil, err
+		}
+		o.LogBlocks = uint64(dev.Size()) >> fs.geo.BlockBits
+		o.Superblock = journal.ExternalSuperblock(o.BlockSize)
+		return journal.Load(dev, o)
+	}
+	in, err := fs.loadInode(Ino(fs.sb.JournalIno))
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if !in.IsReg() || in.Links == 0 || in.inline() || in.encrypted() {
+		return nil, disk.Corruptf("journal", "inode %d is not a plain file", in.ino)
+	}
+	o.LogBlocks = in.size >> fs.geo.BlockBits
+	return journal.Load(&inodeReader{fs.snapshot(), in}, o)
+}
+
+// checkJournalDevice verifies that a device holds the journal of this
+// filesystem and no other's.
+func (fs *FS) checkJournalDevice(dev blockdev.Device) error {
+	raw := make([]byte, disk.SuperblockSize)
+	if n, err := dev.ReadAt(raw, disk.SuperblockOffset); n < len(raw) {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("read the superblock of the journal device: %w", err)
+	}
+	sb := disk.DecodeSuperblock(raw)
+	if sb.Magic != disk.SuperMagic || sb.Incompat&disk.IncompatJournalDev == 0 {
+		return fmt.Errorf("the journal device holds no ext4 journal: %w", syscall.EINVAL)
+	}
+	if sb.UUID != fs.sb.JournalUUID {
+		return fmt.Errorf("the journal device has UUID %s, the filesystem's journal is %s: %w", uuid(sb.UUID), uuid(fs.sb.JournalUUID), syscall.EINVAL)
+	}
+	return nil
+}
+
+// replay puts the recovered view in place and looks again at everything that
+// was known from the unrecovered one: the journal may carry a new superblock.
+func (fs *FS) replay(j *journal.Journal) error {
+	r, err := j.Recover()
+	if err != nil {
+		return fmt.Errorf("recover the journal (norecovery shows the filesystem without): %w", err)
+	}
+	fs.recovery.Needed = r.Dirty
+	fs.recovery.Blocks = r.Len()
+	fs.recovery.LastTID = r.EndTID - 1
+	blockSize := fs.geo.BlockSize
+	if r.Len() > 0 {
+		fs.dev = journal.NewOverlay(fs.base, r)
+		if err := fs.load(); err != nil {
+			return fmt.Errorf("after recovery of the journal: %w", err)
+		}
+		if fs.geo.BlockSize != blockSize {
+			return disk.Corruptf("superblock", "the journal changes the block size from %d to %d", blockSize, fs.geo.BlockSize)
+		}
+	}
+	return fs.replayFastCommits(j, r)
+}
+
+// inodeReader is the content of an inode as an io.ReaderAt, for inodes that are
+// not files to anybody else.
+type inodeReader struct {
+	fs *FS
+	in *inode
+}
+
+func (r *inodeReader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || uint64(off) >= r.in.size {
+		return 0, io.EOF
+	}
+	n := min(uint64(len(p)), r.in.size-uint64(off))
+	for done := uint64(0); done < n; {
+		pos := uint64(off) + done
+		m, err := r.fs.mapping(r.in, pos)
+		if err != nil {
+			return int(done), err
+		}
+		part := p[done:min(n, done+m.Offset+m.Length-pos)]
+		if err := r.fs.readMapped(&m, part, pos); err != nil {
+			return int(done), fmt.Errorf("inode %d: %w", r.in.ino, err)
+		}
+		done += uint64(len(part))
+	}
+	if n < uint64(len(p)) {
+		return int(n), io.EOF
+	}
+	return int(n), nil
+}
+
+// snapshot is a copy of the filesystem's present view, for readers that must
+// not see a later one.
+func (fs *FS) snapshot() *FS {
+	return &FS{opts: fs.opts, log: fs.log, base: fs.base, dev: fs.dev, sb: fs.sb, geo: fs.geo, sums: fs.sums, blks: fs.blks, nodes: fs.nodes}
+}

@@ -1,0 +1,103 @@
+package ext4
+
+import (
+	"encoding/binary"
+
+	"ext4box/ext4/internal/disk"
+)
+
+// Statfs is the space of a filesystem, as statfs(2) has it.
+type Statfs struct {
+	BlockSize   uint32 `json:"block_size"`
+	Blocks      uint64 `json:"blocks"`       // without overhead, unless Options.MinixDF
+	BlocksFree  uint64 `json:"blocks_free"`  // for anybody
+	BlocksAvail uint64 `json:"blocks_avail"` // for ordinary users
+	Files       uint64 `json:"files"`
+	FilesFree   uint64 `json:"files_free"`
+	NameLen     uint32 `json:"name_len"`
+	FSID        uint64 `json:"fsid"`
+}
+
+// maxReservedClusters is what the kernel holds back so that delayed allocation
+// cannot run out of space for its metadata: this, or 2% of the filesystem.
+const maxReservedClusters = 4096
+
+// freeSpace is what the group descriptors say in sum.
+type freeSpace struct {
+	clusters uint64
+	inodes   uint64
+}
+
+// Statfs returns the space of the filesystem as the kernel computes it. The
+// first call reads the group descriptors, which is the only work in this package
+// that grows with the size of the filesystem.
+func (fs *FS) Statfs() (Statfs, error) {
+	free, err := fs.freeSummary()
+	if err != nil {
+		return Statfs{}, err
+	}
+	s := Statfs{
+		BlockSize:  fs.geo.BlockSize,
+		Blocks:     fs.geo.BlocksCount,
+		BlocksFree: free.clusters << fs.geo.ClusterBits,
+		Files:      uint64(fs.sb.InodesCount),
+		FilesFree:  free.inodes,
+		NameLen:    NameMax,
+		FSID:       binary.LittleEndian.Uint64(fs.sb.UUID[:8]) ^ binary.LittleEndian.Uint64(fs.sb.UUID[8:]),
+	}
+	if !fs.opts.MinixDF {
+		overhead := fs.overheadClusters() << fs.geo.ClusterBits
+		s.Blocks -= min(overhead, s.Blocks)
+	}
+	reserved := fs.sb.ReservedBlocks
+	if fs.sb.Incompat&disk.IncompatExtents != 0 {
+		reserved += min(fs.geo.BlocksCount>>fs.geo.ClusterBits/50, maxReservedClusters) << fs.geo.ClusterBits
+	}
+	s.BlocksAvail = s.BlocksFree - min(reserved, s.BlocksFree)
+	return s, nil
+}
+
+// sumFree adds up the group descriptors, and what deleted but not yet freed
+// inodes occupied.
+func (fs *FS) sumFree() (free freeSpace, err error) {
+	blk := make([]byte, fs.geo.BlockSize)
+	for i := range fs.geo.DescBlocks {
+		// Not through the cache, which holds what is asked for again.
+		if err := fs.readBlock(blk, fs.geo.DescBlock(fs.superBlock, i)); err != nil {
+			return free, err
+		}
+		for j := range fs.geo.DescPerBlock {
+			group := i*fs.geo.DescPerBlock + j
+			if group >= fs.geo.Groups {
+				break
+			}
+			d, err := fs.decodeGroup(group, blk[j*fs.geo.DescSize:(j+1)*fs.geo.DescSize])
+			if err != nil {
+				return free, err
+			}
+			free.clusters += uint64(min(d.FreeBlocks, fs.geo.ClustersPerGroup))
+			free.inodes += uint64(min(d.FreeInodes, fs.geo.InodesPerGroup))
+		}
+	}
+	clusters, inodes := fs.orphanSpace()
+	free.clusters += clusters
+	free.inodes += inodes
+	return free, nil
+}
+
+// overheadClusters is the space that the filesystem's own structures take, as
+// the kernel computes it.
+func (fs *FS) overheadClusters() uint64 {
+	g := &fs.geo
+	if g.ClusterBits > 0 {
+		if n := uint64(fs.sb.OverheadClusters); n != 0 && n <= g.BlocksCount {
+			return n
+		}
+	}
+	blocks := uint64(g.FirstDataBlock)
+	for group := range g.Groups {
+		blocks += uint64(g.BaseMetaBlocks(group)) + uint64(g.InodeTableBlocks) + 2
+	}
+	ratio := uint64(1) << g.ClusterBits
+	return (blocks+ratio-1)>>g.ClusterBits + (fs.journalLen+ratio-1)>>g.ClusterBits
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"errors"
+	"syscall"
+
+	"ext4box/ext4"
+	"ext4box/fuse"
+)
+
+// Lookup resolves a name. A name that is not there is an answer too, which the
+// kernel keeps. "." of any inode and ".." of any directory come from NFS servers
+// and open_by_handle_at(2), also for inodes that the kernel has forgotten.
+func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscall.Errno {
+	ino := inode(r.NodeID)
+	if name != "." {
+		var err error
+		ino, err = s.fs.Lookup(ino, name)
+		if errors.Is(err, syscall.ENOENT) {
+			out.SetEntryValid(fuse.Forever)
+			return 0
+		}
+		if err != nil {
+			return s.errno(r, err)
+		}
+	}
+	return s.errno(r, s.entry(ino, out))
+}
+
+// entry fills in the answer that introduces an inode to the kernel.
+func (s *Server) entry(ino ext4.Ino, out *fuse.EntryOut) error {
+	st, err := s.fs.Stat(ino)
+	if err != nil {
+		return err
+	}
+	if st.Nlink == 0 {
+		return syscall.ESTALE // deleted, waiting to be freed
+	}
+	out.NodeID = node(ino)
+	out.Generation = uint64(st.Generation)
+	out.SetEntryValid(fuse.Forever)
+	out.SetAttrValid(fuse.Forever)
+	attr(&st, &out.Attr)
+	return nil
+}
+
+// Forget needs no bookkeeping: nothing is freed while an image is read-only.
+func (s *Server) Forget(nodeid, nlookup uint64) {}
+
+// Readdir lists a directory.
+func (s *Server) Readdir(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer) syscall.Errno {
+	return s.list(r, in, d, func(e *ext4.Dirent) bool {
+		return d.Append(uint64(e.Ino), uint64(e.Next), uint32(e.Type), e.Name)
+	})
+}
+
+// Readdirplus lists a directory with attributes. An entry whose inode cannot be
+// read is listed without, so that one damaged file does not hide the others.
+func (s *Server) Readdirplus(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer) syscall.Errno {
+	return s.list(r, in, d, func(e *ext4.Dirent) bool {
+		out := d.AppendPlus(uint64(e.Ino), uint64(e.Next), uint32(e.Type), e.Name)
+		if out == nil {
+			return false
+		}
+		if name := string(e.Name); name == "." || name == ".." {
+			return true // the kernel takes no lookups from these
+		}
+		if err := s.entry(e.Ino, out); err != nil {
+			*out = fuse.EntryOut{}
+			s.errno(r, err) // logs it
+		}
+		return true
+	})
+}
+
+func (s *Server) list(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer, add func(*ext4.Dirent) bool) syscall.Errno {
+	if in.Offset >= 1<<63 {
+		return 0 // behind every entry
+	}
+	err := s.fs.ReadDir(inode(r.NodeID), int64(in.Offset), func(e ext4.Dirent) bool {
+		return add(&e) && !r.Interrupted()
+	})
+	if err != nil && d.Len() > 0 {
+		return 0 // what was read counts; the error comes with the next request
+	}
+	return s.errno(r, err)
+}

@@ -1,0 +1,140 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"syscall"
+
+	"ext4box/ext4"
+	"ext4box/fuse"
+	"ext4box/iomap"
+)
+
+// rootNode is the nodeid of the root directory.
+const rootNode = 1
+
+// maxBackground is how many asynchronous requests (readahead, direct I/O) the
+// kernel keeps in flight.
+const maxBackground = 64
+
+// Options says how a filesystem is served.
+type Options struct {
+	// Logger receives errors that callers are told only as an errno; nil
+	// discards them.
+	Logger *slog.Logger
+}
+
+// Server answers FUSE requests from one filesystem. It implements
+// fuse.Operations.
+type Server struct {
+	fuse.Unimplemented
+	fs    *ext4.FS
+	mover iomap.Mover
+	log   *slog.Logger
+}
+
+var _ fuse.Operations = (*Server)(nil)
+
+// New returns a server for fs, which stays the caller's to close, after the
+// session has ended.
+func New(fs *ext4.FS, o Options) *Server {
+	s := &Server{fs: fs, log: o.Logger}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	dev := fs.Device()
+	s.mover = iomap.Mover{Mapper: fs, Dev: dev, Align: uint64(dev.Alignment())}
+	return s
+}
+
+// Params are the terms that the server asks of the kernel.
+func (s *Server) Params() fuse.Params {
+	return fuse.Params{
+		Flags: fuse.InitAsyncRead | fuse.InitExportSupport | fuse.InitDoReaddirplus |
+			fuse.InitReaddirplusAuto | fuse.InitAsyncDIO | fuse.InitParallelDirops | fuse.InitPosixACL |
+			fuse.InitCacheSymlinks | fuse.InitNoOpenSupport | fuse.InitNoOpendirSupport |
+			fuse.InitExplicitInvalData | fuse.InitDontMask,
+		MaxBackground: maxBackground,
+		TimeGran:      1,
+	}
+}
+
+// Init accepts the terms.
+func (s *Server) Init(*fuse.Request, *fuse.Protocol) syscall.Errno { return 0 }
+
+// Destroy has nothing to do: the filesystem is closed by its owner.
+func (s *Server) Destroy() {}
+
+// inode is the inode of a nodeid.
+func inode(nodeid uint64) ext4.Ino {
+	switch {
+	case nodeid == rootNode:
+		return ext4.RootIno
+	case nodeid == uint64(ext4.RootIno) || nodeid != uint64(ext4.Ino(nodeid)):
+		return 0 // no such node; the engine answers ESTALE
+	}
+	return ext4.Ino(nodeid)
+}
+
+// node is the nodeid of an inode.
+func node(ino ext4.Ino) uint64 {
+	if ino == ext4.RootIno {
+		return rootNode
+	}
+	return uint64(ino)
+}
+
+// errno turns an error of the engine into the answer to a request. What points
+// to the image or the device, rather than to the caller, is logged.
+func (s *Server) errno(r *fuse.Request, err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	var e syscall.Errno
+	if !errors.As(err, &e) || e == 0 {
+		e = syscall.EIO
+	}
+	if e == syscall.EUCLEAN || e == syscall.EIO {
+		s.log.LogAttrs(context.Background(), slog.LevelError, "request failed",
+			slog.Uint64("nodeid", r.NodeID), slog.Any("op", r.Opcode), slog.Any("error", err))
+	}
+	return e
+}
+
+// Statfs reports the space of the filesystem.
+func (s *Server) Statfs(r *fuse.Request, out *fuse.StatfsOut) syscall.Errno {
+	st, err := s.fs.Statfs()
+	if err != nil {
+		return s.errno(r, err)
+	}
+	*out = fuse.StatfsOut{
+		Blocks: st.Blocks, Bfree: st.BlocksFree, Bavail: st.BlocksAvail,
+		Files: st.Files, Ffree: st.FilesFree,
+		Bsize: st.BlockSize, Frsize: st.BlockSize, Namelen: st.NameLen,
+	}
+	return 0
+}
+
+// Read fills buf from the file through the mover.
+func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscall.Errno) {
+	if in.Offset >= 1<<63 {
+		return 0, syscall.EINVAL
+	}
+	n, err := s.mover.ReadAt(inode(r.NodeID), buf, int64(in.Offset))
+	if err != nil && err != io.EOF {
+		return 0, s.errno(r, err)
+	}
+	return n, 0
+}
+
+// Lseek finds data and holes.
+func (s *Server) Lseek(r *fuse.Request, in *fuse.LseekIn, out *fuse.LseekOut) syscall.Errno {
+	if in.Offset >= 1<<63 {
+		return syscall.ENXIO
+	}
+	off, err := s.fs.Seek(inode(r.NodeID), int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return s.errno(r, err)
+}
