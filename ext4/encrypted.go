@@ -61,8 +61,8 @@ func (fs *FS) cipherHash(cipher []byte) (major, minor uint32) {
 		return 0, 0
 	}
 	version := disk.HashVersion(fs.sb.DefHashVersion)
-	if fs.sb.UnsignedHash() && version < disk.HashUnsignedOffset {
-		version += disk.HashUnsignedOffset
+	if fs.sb.UnsignedHash() {
+		version = version.Unsigned()
 	}
 	major, minor, err := disk.DirHash(version, fs.sb.HashSeed, cipher)
 	if err != nil {

@@ -3,7 +3,6 @@ package ext4
 import (
 	"fmt"
 	"iter"
-	"strings"
 	"time"
 
 	"ext4box/ext4/internal/disk"
@@ -157,15 +156,11 @@ func errorsBehaviour(e uint16) string {
 }
 
 func hashName(sb *disk.Superblock) string {
-	names := []string{"legacy", "half_md4", "tea", "legacy_unsigned", "half_md4_unsigned", "tea_unsigned", "siphash"}
-	if int(sb.DefHashVersion) >= len(names) {
-		return fmt.Sprintf("unknown (%d)", sb.DefHashVersion)
+	version := disk.HashVersion(sb.DefHashVersion)
+	if sb.UnsignedHash() {
+		version = version.Unsigned()
 	}
-	name := names[sb.DefHashVersion]
-	if sb.UnsignedHash() && !strings.HasSuffix(name, "unsigned") {
-		name += ", unsigned"
-	}
-	return name
+	return version.String()
 }
 
 func (fs *FS) checksumName() string {

@@ -38,14 +38,21 @@ func (s *Stat) IsSymlink() bool { return s.Mode&disk.ModeFmt == disk.ModeLink }
 
 // Inode flags of Stat.Flags that programs ask for.
 const (
-	FlagCompressed = uint32(disk.FlagCompr)
-	FlagImmutable  = uint32(disk.FlagImmutable)
-	FlagAppend     = uint32(disk.FlagAppend)
-	FlagNodump     = uint32(disk.FlagNodump)
-	FlagEncrypted  = uint32(disk.FlagEncrypt)
-	FlagVerity     = uint32(disk.FlagVerity)
-	FlagInlineData = uint32(disk.FlagInlineData)
-	FlagCasefold   = uint32(disk.FlagCasefold)
+	FlagCompressed  = uint32(disk.FlagCompr)
+	FlagSync        = uint32(disk.FlagSync)
+	FlagImmutable   = uint32(disk.FlagImmutable)
+	FlagAppend      = uint32(disk.FlagAppend)
+	FlagNodump      = uint32(disk.FlagNodump)
+	FlagNoatime     = uint32(disk.FlagNoatime)
+	FlagEncrypted   = uint32(disk.FlagEncrypt)
+	FlagVerity      = uint32(disk.FlagVerity)
+	FlagDAX         = uint32(disk.FlagDAX)
+	FlagProjInherit = uint32(disk.FlagProjInherit)
+	FlagInlineData  = uint32(disk.FlagInlineData)
+	FlagCasefold    = uint32(disk.FlagCasefold)
+
+	// FlagsVisible are the flags that lsattr(1) gets to see.
+	FlagsVisible = uint32(disk.FlagsUserVisible)
 )
 
 // Stat returns the attributes of an inode.

@@ -36,8 +36,8 @@ func (d *Dir) lookupIndex(m *matcher) (ino uint32, usable bool, err error) {
 		return 0, false, nil
 	}
 	version := root.HashVersion
-	if d.Unsigned && version < disk.HashUnsignedOffset {
-		version += disk.HashUnsignedOffset
+	if d.Unsigned {
+		version = version.Unsigned()
 	}
 	hash, _, err := disk.DirHash(version, d.HashSeed, m.hashed())
 	if err != nil {
