@@ -76,7 +76,8 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 	if !in.IsReg() || in.Links == 0 || in.inline() || in.encrypted() {
 		return nil, disk.Corruptf("journal", "inode %d is not a plain file", in.ino)
 	}
-	o.LogBlocks = in.size >> fs.geo.BlockBits
+	// No file has more blocks than the filesystem, whatever its size says.
+	o.LogBlocks = min(in.size>>fs.geo.BlockBits, fs.geo.BlocksCount)
 	return journal.Load(&inodeReader{fs.snapshot(), in}, o)
 }
 

@@ -94,10 +94,7 @@ func (fs *FS) overheadClusters() uint64 {
 			return n
 		}
 	}
-	blocks := uint64(g.FirstDataBlock)
-	for group := range g.Groups {
-		blocks += uint64(g.BaseMetaBlocks(group)) + uint64(g.InodeTableBlocks) + 2
-	}
+	blocks := uint64(g.FirstDataBlock) + g.BaseMetaBlocks() + uint64(g.Groups)*(uint64(g.InodeTableBlocks)+2)
 	ratio := uint64(1) << g.ClusterBits
 	return (blocks+ratio-1)>>g.ClusterBits + (fs.journalLen+ratio-1)>>g.ClusterBits
 }

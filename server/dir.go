@@ -24,7 +24,12 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 			return s.errno(r, err)
 		}
 	}
-	return s.errno(r, s.entry(ino, out))
+	err := s.entry(ino, out)
+	if errors.Is(err, syscall.ESTALE) && name != "." {
+		// A handle can be stale. A name that leads to no inode is damage.
+		return syscall.EUCLEAN
+	}
+	return s.errno(r, err)
 }
 
 // entry fills in the answer that introduces an inode to the kernel.

@@ -192,28 +192,60 @@ func (g *Geometry) DescBlock(sbBlock uint64, i uint32) uint64 {
 	return first
 }
 
-// BaseMetaBlocks is the number of blocks at the start of a group that hold
-// superblock and descriptor copies, as the kernel counts them for overhead.
-func (g *Geometry) BaseMetaBlocks(group uint32) uint32 {
-	n := uint32(0)
-	if g.HasSuper(group) {
-		n = 1
+// BaseMetaBlocks is the number of blocks in the whole filesystem that hold
+// copies of the superblock and of group descriptors, or are kept for more of
+// the latter, as the kernel counts them for overhead. It takes a time that does
+// not depend on the number of groups.
+func (g *Geometry) BaseMetaBlocks() uint64 {
+	classic := g.Groups // groups before the first meta block group
+	if g.metaBG {
+		classic = uint32(min(uint64(g.Groups), uint64(g.firstMetaBG)*uint64(g.DescPerBlock)))
 	}
-	meta := group / g.DescPerBlock
-	if !g.metaBG || meta < g.firstMetaBG {
-		if n == 0 {
-			return 0
+	perSuper := uint64(1) + uint64(g.reservedGDT)
+	if g.metaBG {
+		perSuper += uint64(g.firstMetaBG)
+	} else {
+		perSuper += uint64(g.DescBlocks)
+	}
+	blocks := g.supersBelow(classic) * perSuper
+	blocks += g.supersBelow(g.Groups) - g.supersBelow(classic)
+	if rest := g.Groups - classic; rest > 0 {
+		// Each meta block group has its descriptor block in its first, second
+		// and last group, as far as those exist and differ.
+		full, tail := rest/g.DescPerBlock, rest%g.DescPerBlock
+		blocks += uint64(full) * uint64(min(3, g.DescPerBlock))
+		blocks += uint64(min(2, tail))
+	}
+	return blocks
+}
+
+// supersBelow is the number of groups below limit that have a superblock copy.
+func (g *Geometry) supersBelow(limit uint32) uint64 {
+	if !g.sparse2 && !g.sparse {
+		return uint64(limit)
+	}
+	count := uint64(0)
+	add := func(group uint64) {
+		if group < uint64(limit) && g.HasSuper(uint32(group)) {
+			count++
 		}
-		if g.metaBG {
-			return n + g.firstMetaBG + g.reservedGDT
+	}
+	add(0)
+	if g.sparse2 {
+		for i, bg := range g.backupBGs {
+			if bg != 0 && (i == 0 || bg != g.backupBGs[0]) {
+				add(uint64(bg))
+			}
 		}
-		return n + g.DescBlocks + g.reservedGDT
+		return count
 	}
-	first := meta * g.DescPerBlock
-	if group == first || group == first+1 || group == first+g.DescPerBlock-1 {
-		n++
+	add(1)
+	for _, base := range [...]uint64{3, 5, 7} {
+		for p := base; p < uint64(limit); p *= base {
+			add(p)
+		}
 	}
-	return n
+	return count
 }
 
 // InodeGroup splits an inode number, which must be in 1..InodesCount.

@@ -71,7 +71,8 @@ func (d *GroupDesc) Check(g *Geometry, group uint32, flexBG bool) error {
 	} else {
 		hi = lo + uint64(g.GroupBlocks(group))
 	}
-	in := func(start, n uint64) bool { return start >= lo && start < hi && n <= hi-start }
+	super := uint64(g.FirstDataBlock) // holds the superblock; rules out descriptors of zeros
+	in := func(start, n uint64) bool { return start >= lo && start != super && start < hi && n <= hi-start }
 	switch {
 	case !in(d.BlockBitmap, 1):
 		return groupCorruptf(group, "block bitmap at block %d lies outside", d.BlockBitmap)
