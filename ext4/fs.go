@@ -133,7 +133,7 @@ func (fs *FS) load() error {
 	sb := &fs.sb
 	fs.sums = sb.Checksums()
 	fs.blks = buffer.New(fs.dev, int(fs.geo.BlockSize), fs.opts.CacheBytes)
-	fs.nodes = cache.New[inode](inodeCacheEntries)
+	fs.nodes = cache.New[inode](inodeCacheEntries, nil)
 	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment())}
 	fs.dirFormat = dirent.Format{
 		Filetype:  sb.Incompat&disk.IncompatFiletype != 0,

@@ -42,12 +42,23 @@ func (t Tag) word() uint64 { return uint64(t.Kind)<<32 | uint64(t.Owner) }
 // Buffer is one block in memory.
 type Buffer struct {
 	Block uint64
-	Data  []byte // not to be modified
+	Data  []byte // changed only in a Tx, under the lock of what the block holds
 
-	mu       sync.Mutex // serialises reading and checking
+	// RWMutex guards the content of blocks that several structures share, such
+	// as those of the inode table. It is the innermost lock.
+	sync.RWMutex
+
+	load     sync.Mutex // serialises reading and checking
+	loaded   bool       // guarded by load
 	verified atomic.Uint64
-	loaded   bool // guarded by mu
+	pins     atomic.Int32
 }
+
+// Pin keeps the buffer in the cache until Unpin, which must follow as often.
+func (b *Buffer) Pin() { b.pins.Add(1) }
+
+// Unpin is the inverse of Pin.
+func (b *Buffer) Unpin() { b.pins.Add(-1) }
 
 // Cache holds the metadata blocks of one device. All methods may be called
 // concurrently.
@@ -59,8 +70,24 @@ type Cache struct {
 
 // New returns a cache of about limit bytes over dev.
 func New(dev io.ReaderAt, blockSize int, limit int64) *Cache {
-	return &Cache{dev: dev, blockSize: blockSize, blocks: cache.New[Buffer](int(limit / int64(blockSize)))}
+	return &Cache{dev: dev, blockSize: blockSize, blocks: cache.New[Buffer](int(limit/int64(blockSize)), func(b *Buffer) bool { return b.pins.Load() > 0 })}
 }
+
+// New returns block blk filled with zeros, without reading it, as if it had
+// passed the check for tag. Whoever else holds a buffer of this block keeps an
+// outdated one, so the block must have been free.
+func (c *Cache) New(blk uint64, tag Tag) *Buffer {
+	b := &Buffer{Block: blk, Data: make([]byte, c.blockSize), loaded: true}
+	b.verified.Store(tag.word())
+	c.blocks.Remove(blk)
+	return c.blocks.Add(blk, b)
+}
+
+// Drop takes a block out of the cache.
+func (c *Cache) Drop(blk uint64) { c.blocks.Remove(blk) }
+
+// BlockSize is the size of every block, in bytes.
+func (c *Cache) BlockSize() int { return c.blockSize }
 
 // Read returns block blk after it has passed check, which is called only if
 // the block is not known to have passed for the same tag. Concurrent readers of
@@ -73,8 +100,8 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 	if b.verified.Load() == tag.word() {
 		return b, nil
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.load.Lock()
+	defer b.load.Unlock()
 	if !b.loaded {
 		data := make([]byte, c.blockSize)
 		if err := c.readAt(data, blk); err != nil {
@@ -105,13 +132,13 @@ func (c *Cache) Prefetch(first uint64, n int) {
 		if b == nil {
 			b = c.blocks.Add(blk, &Buffer{Block: blk})
 		}
-		b.mu.Lock()
+		b.load.Lock()
 		if !b.loaded {
 			// A copy, so that one block in use does not keep all n in memory.
 			b.Data = append(make([]byte, 0, c.blockSize), data[i*c.blockSize:(i+1)*c.blockSize]...)
 			b.loaded = true
 		}
-		b.mu.Unlock()
+		b.load.Unlock()
 	}
 }
 

@@ -13,5 +13,9 @@
 // owns it: when an image makes two owners point to one block, the block is
 // checked again for each, since a checksum is seeded by its owner.
 //
-// Buffers are read-only for their users.
+// # Changing blocks
+//
+// Metadata is changed in place, by the holder of the lock of the structure that
+// the block belongs to, and only inside a [Tx], which the journal implements. A
+// block that a transaction has, or that waits to be written home, is pinned.
 package buffer

@@ -6,7 +6,8 @@ const shards = 32 // a power of two
 
 // Cache maps 64-bit keys to pointers. All methods may be called concurrently.
 type Cache[V any] struct {
-	shard [shards]shard[V]
+	shard  [shards]shard[V]
+	pinned func(*V) bool
 }
 
 type shard[V any] struct {
@@ -25,9 +26,11 @@ type slot[V any] struct {
 }
 
 // New returns a cache of about limit entries, at least one for each of its
-// internal shards.
-func New[V any](limit int) *Cache[V] {
-	c := new(Cache[V])
+// internal shards. A value is not evicted while pinned, which may be nil, says
+// so; the cache then grows beyond its limit. pinned is called with a shard
+// locked and must be quick.
+func New[V any](limit int, pinned func(*V) bool) *Cache[V] {
+	c := &Cache[V]{pinned: pinned}
 	for i := range c.shard {
 		c.shard[i].limit = max(limit/shards, 1)
 		c.shard[i].index = make(map[uint64]int)
@@ -63,22 +66,57 @@ func (c *Cache[V]) Add(key uint64, val *V) *V {
 		s.ring[i].used = true
 		return s.ring[i].val
 	}
-	if len(s.ring) < s.limit {
+	victim := c.victim(s)
+	if victim < 0 {
 		s.index[key] = len(s.ring)
 		s.ring = append(s.ring, slot[V]{key: key, val: val})
 		return val
 	}
-	// The hand passes each used entry at most once, so this ends.
-	for s.ring[s.hand].used {
-		s.ring[s.hand].used = false
-		s.hand = (s.hand + 1) % len(s.ring)
-	}
-	victim := &s.ring[s.hand]
-	delete(s.index, victim.key)
-	victim.key, victim.val = key, val
-	s.index[key] = s.hand
-	s.hand = (s.hand + 1) % len(s.ring)
+	delete(s.index, s.ring[victim].key)
+	s.ring[victim] = slot[V]{key: key, val: val}
+	s.index[key] = victim
 	return val
+}
+
+// victim is the position of the entry to replace, or -1 to add one.
+func (c *Cache[V]) victim(s *shard[V]) int {
+	if len(s.ring) < s.limit {
+		return -1
+	}
+	// In its first round the hand takes the marks away, so that the second
+	// finds an entry unless all are pinned.
+	for range 2 * len(s.ring) {
+		at := s.hand
+		s.hand = (s.hand + 1) % len(s.ring)
+		e := &s.ring[at]
+		switch {
+		case e.used:
+			e.used = false
+		case c.pinned == nil || !c.pinned(e.val):
+			return at
+		}
+	}
+	return -1
+}
+
+// Remove takes the entry of key out, if there is one.
+func (c *Cache[V]) Remove(key uint64) {
+	s := c.of(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, ok := s.index[key]
+	if !ok {
+		return
+	}
+	last := len(s.ring) - 1
+	s.ring[i] = s.ring[last]
+	s.index[s.ring[i].key] = i
+	s.ring[last] = slot[V]{}
+	s.ring = s.ring[:last]
+	delete(s.index, key)
+	if s.hand >= last {
+		s.hand = 0
+	}
 }
 
 // Len is the number of entries.

@@ -7,7 +7,7 @@ import (
 )
 
 func TestCacheKeepsItsBoundAndItsValues(t *testing.T) {
-	c := New[uint64](64)
+	c := New[uint64](64, nil)
 	for k := range uint64(10000) {
 		v := k * 3
 		if got := *c.Add(k, &v); got != v {
@@ -23,7 +23,7 @@ func TestCacheKeepsItsBoundAndItsValues(t *testing.T) {
 }
 
 func TestCacheAddKeepsTheFirst(t *testing.T) {
-	c := New[int](64)
+	c := New[int](64, nil)
 	a, b := 1, 2
 	c.Add(7, &a)
 	if got := c.Add(7, &b); got != &a {
@@ -32,7 +32,7 @@ func TestCacheAddKeepsTheFirst(t *testing.T) {
 }
 
 func TestCacheEvictsTheUnused(t *testing.T) {
-	c := New[int](shards * 4) // four entries a shard
+	c := New[int](shards*4, nil) // four entries a shard
 	hot := 1
 	c.Add(0, &hot)
 	for k := uint64(1); k < 5000; k++ {
@@ -43,8 +43,41 @@ func TestCacheEvictsTheUnused(t *testing.T) {
 	}
 }
 
+func TestCacheKeepsThePinned(t *testing.T) {
+	c := New(shards, func(v *int) bool { return *v == 1 })
+	one := 1
+	for k := range uint64(100) {
+		c.Add(k, &one)
+	}
+	for k := uint64(100); k < 1000; k++ {
+		c.Add(k, new(int))
+	}
+	for k := range uint64(100) {
+		if c.Get(k) == nil {
+			t.Fatalf("pinned entry %d was evicted", k)
+		}
+	}
+}
+
+func TestCacheRemove(t *testing.T) {
+	c := New[uint64](1024, nil)
+	for k := range uint64(1000) {
+		c.Add(k, &k)
+	}
+	for k := uint64(0); k < 1000; k += 3 {
+		c.Remove(k)
+		c.Remove(k)
+	}
+	for k := range uint64(1000) {
+		got := c.Get(k)
+		if (got == nil) != (k%3 == 0) || got != nil && *got != k {
+			t.Fatalf("after removal key %d has %v", k, got)
+		}
+	}
+}
+
 func TestCacheConcurrent(t *testing.T) {
-	c := New[uint64](128)
+	c := New[uint64](128, nil)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
