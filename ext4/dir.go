@@ -6,6 +6,7 @@ import (
 
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/fastcommit"
 )
 
 // Dirent is one entry of a directory.
@@ -95,11 +96,13 @@ func (fs *FS) Lookup(dir Ino, name string) (Ino, error) {
 	if in.encrypted() {
 		return fs.lookupEncrypted(in, name)
 	}
-	if ino, removed, ok := fs.fc.Name(uint32(dir), name); ok {
-		if removed {
-			return 0, syscall.ENOENT
+	if fd := fs.fastDir(dir); fd != nil {
+		if ino, decided := fastLookup(fd, dir, name, fs.nameKey(in, []byte(name))); decided {
+			if ino == 0 {
+				return 0, syscall.ENOENT
+			}
+			return ino, nil
 		}
-		return Ino(ino), nil
 	}
 	d, err := fs.entries(in)
 	if err != nil {
@@ -107,6 +110,21 @@ func (fs *FS) Lookup(dir Ino, name string) (Ino, error) {
 	}
 	ino, err := d.Lookup(name)
 	return Ino(ino), err
+}
+
+// fastLookup finds a name in what fast commits changed in a directory. decided
+// is false if that says nothing about the name.
+func fastLookup(fd *fastcommit.Dir, dir Ino, name string, key []byte) (ino Ino, decided bool) {
+	if fd.Made {
+		switch name {
+		case ".":
+			return dir, true
+		case "..":
+			return Ino(fd.Parent), true
+		}
+	}
+	e, found := fd.Lookup(key)
+	return Ino(e.Ino), found || fd.Made
 }
 
 // fastEntries is where the positions of names that fast commits added start:
@@ -128,11 +146,17 @@ func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
 	if in.encrypted() {
 		fn = fs.encodeNames(in, fn)
 	}
+	fd := fs.fastDir(dir)
+	if fd != nil && fd.Made {
+		d = madeDir{dir, Ino(fd.Parent)}
+	}
 	stopped := false
 	if pos < fastEntries {
 		err := d.Read(pos, func(e dirent.Entry) bool {
-			if _, _, changed := fs.fc.Name(uint32(dir), string(e.Name)); changed {
-				return true
+			if fd != nil {
+				if _, changed := fd.Lookup(fs.nameKey(in, e.Name)); changed {
+					return true
+				}
 			}
 			out := Dirent{Ino: Ino(e.Ino), Name: e.Name, Next: e.Next}
 			if int(e.Type) < len(direntTypes) {
@@ -146,10 +170,32 @@ func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
 		}
 		pos = fastEntries
 	}
-	for i, e := range fs.fc.Added(uint32(dir)) {
-		if int64(i) >= pos-fastEntries && !fn(Dirent{Ino: Ino(e.Ino), Name: []byte(e.Name), Next: fastEntries + int64(i) + 1}) {
+	if fd == nil {
+		return nil
+	}
+	for i, e := range fd.Entries() {
+		if int64(i) < pos-fastEntries || e.Ino == 0 {
+			continue
+		}
+		if !fn(Dirent{Ino: Ino(e.Ino), Name: e.Name, Next: fastEntries + int64(i) + 1}) {
 			break
 		}
+	}
+	return nil
+}
+
+// madeDir is a directory that a fast commit made: of its entries only these are
+// not in the fast commits themselves.
+type madeDir struct{ self, parent Ino }
+
+func (d madeDir) Lookup(string) (uint32, error) { return 0, dirent.NotFound }
+
+func (d madeDir) Read(pos int64, fn func(dirent.Entry) bool) error {
+	if pos <= 0 && !fn(dirent.Entry{Ino: uint32(d.self), Type: disk.FTDir, Name: []byte("."), Next: 1}) {
+		return nil
+	}
+	if pos <= 1 {
+		fn(dirent.Entry{Ino: uint32(d.parent), Type: disk.FTDir, Name: []byte(".."), Next: 2})
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"ext4box/ext4/internal/casefold"
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/fastcommit"
 	"ext4box/iomap"
 )
 
@@ -78,9 +79,9 @@ type FS struct {
 	dirFormat   dirent.Format
 	superBlock  uint64 // block of the superblock in use
 	recovery    Recovery
-	journalLen  uint64 // blocks of an internal journal
-	fc          *shim
-	orphans     map[Ino]struct{} // nil when there are none
+	journalLen  uint64            // blocks of an internal journal
+	fc          *fastcommit.State // nil when there are none
+	orphans     map[Ino]struct{}  // nil when there are none
 	freeSummary func() (freeSpace, error)
 }
 

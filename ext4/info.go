@@ -82,7 +82,7 @@ func (fs *FS) Info() Info {
 		InodeSize:        fs.geo.InodeSize,
 		Blocks:           fs.geo.BlocksCount,
 		ReservedBlocks:   sb.ReservedBlocks,
-		FreeBlocks:       sb.FreeBlocks << fs.geo.ClusterBits,
+		FreeBlocks:       sb.FreeBlocks,
 		Inodes:           sb.InodesCount,
 		FreeInodes:       sb.FreeInodes,
 		FirstDataBlock:   fs.geo.FirstDataBlock,

@@ -83,10 +83,21 @@ func (fs *FS) Stat(ino Ino) (Stat, error) {
 	switch in.Type() {
 	case disk.ModeChar, disk.ModeBlock:
 		s.RdevMajor, s.RdevMinor = in.Rdev()
+	case disk.ModeDir:
+		if fi := fs.fastInode(ino); fi != nil && fi.Image != nil {
+			if s.Blocks, err = fs.storedSectors(ino, fi); err != nil {
+				return s, err
+			}
+		}
 	case disk.ModeReg:
 		if in.inline() {
 			// As the kernel does, so that nobody takes the file for a hole.
 			s.Blocks += (in.size + 511) / 512
+		}
+		if fi := fs.fastInode(ino); fi != nil && fi.Image != nil {
+			if s.Blocks, err = fs.countSectors(in); err != nil {
+				return s, err
+			}
 		}
 		if fs.isOrphan(ino) {
 			beyond, err := fs.sectorsBeyondEOF(in)
