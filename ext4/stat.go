@@ -83,6 +83,15 @@ func (fs *FS) Stat(ino Ino) (Stat, error) {
 	switch in.Type() {
 	case disk.ModeChar, disk.ModeBlock:
 		s.RdevMajor, s.RdevMinor = in.Rdev()
+	case disk.ModeLink:
+		if in.encrypted() {
+			// The size on disk is that of the ciphertext and its length.
+			target, err := fs.Readlink(ino)
+			if err != nil {
+				return s, err
+			}
+			s.Size = int64(len(target))
+		}
 	case disk.ModeDir:
 		if fi := fs.fastInode(ino); fi != nil && fi.Image != nil {
 			if s.Blocks, err = fs.storedSectors(ino, fi); err != nil {

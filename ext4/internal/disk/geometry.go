@@ -177,7 +177,7 @@ func (g *Geometry) DescBlock(sbBlock uint64, i uint32) uint64 {
 	// behind the superblock copy if there is one; copies in the second and last.
 	group := i * g.DescPerBlock
 	first := g.GroupFirstBlock(group)
-	if sbBlock > uint64(g.FirstDataBlock) && group+1 < g.Groups {
+	if sbBlock > SuperblockOffset>>g.BlockBits && group+1 < g.Groups {
 		// With a backup superblock in use the primary is to be distrusted.
 		group++
 		first += uint64(g.BlocksPerGroup)

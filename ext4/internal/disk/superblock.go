@@ -61,7 +61,7 @@ type Superblock struct {
 	InodesCount      uint32     // 0x00
 	BlocksCount      uint64     // 0x04, 0x150
 	ReservedBlocks   uint64     // 0x08, 0x154
-	FreeBlocks       uint64     // 0x0C, 0x158; in clusters with bigalloc
+	FreeBlocks       uint64     // 0x0C, 0x158; in blocks also with bigalloc
 	FreeInodes       uint32     // 0x10
 	FirstDataBlock   uint32     // 0x14
 	LogBlockSize     uint32     // 0x18; block size is 1024 << this
@@ -179,14 +179,13 @@ func DecodeSuperblock(b []byte) (sb Superblock) {
 	sb.DefResUID = uint32(u16(0x50))
 	sb.DefResGID = uint32(u16(0x52))
 
-	// A revision 0 superblock ends here; what follows is undefined in it.
-	if sb.RevLevel == RevGood {
-		sb.FirstIno = 11
-		sb.InodeSize = 128
-		return sb
-	}
 	sb.FirstIno = u32(0x54)
 	sb.InodeSize = u16(0x58)
+	if sb.RevLevel == RevGood {
+		// Fixed by the revision. The fields below came with revision 1 as well,
+		// but mke2fs sets them in both, and the kernel uses them in both.
+		sb.FirstIno, sb.InodeSize = 11, InodeSizeOld
+	}
 	sb.BlockGroupNr = u16(0x5A)
 	sb.Compat = Compat(u32(0x5C))
 	sb.Incompat = Incompat(u32(0x60))
