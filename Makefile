@@ -1,0 +1,56 @@
+# ext4box. The two commands to know are "make demo" and "make test"; each does
+# everything it needs by itself.
+
+PREFIX  ?= /usr/local
+SBINDIR ?= /sbin
+DESTDIR ?=
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 30s
+BENCHTIME   ?= 1s
+RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
+# Packages with goroutines, which are tested under the race detector as well.
+RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
+
+.PHONY: all build demo test setup lint fuzz bench install uninstall clean
+
+all: build
+
+# A static binary: no cgo, no shared libraries, nothing to install beside it.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(RELEASE)' -o bin/ext4box ./cmd/ext4box
+
+demo: setup build
+	scripts/demo.sh bin/ext4box
+
+test: setup lint
+	GO='$(GO)' scripts/test.sh $(RACE)
+
+setup:
+	scripts/setup.sh
+
+lint:
+	GO='$(GO)' STATICCHECK='$(STATICCHECK)' scripts/lint.sh
+
+# Every fuzz target in turn, FUZZTIME each.
+fuzz:
+	GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz.sh
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime '$(BENCHTIME)' ./...
+
+install: build
+	install -D -m 755 bin/ext4box '$(DESTDIR)$(PREFIX)/bin/ext4box'
+	install -D -m 644 docs/ext4box.1 '$(DESTDIR)$(PREFIX)/share/man/man1/ext4box.1'
+	install -d '$(DESTDIR)$(SBINDIR)'
+	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/mount.fuse.ext4box'
+	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/umount.fuse.ext4box'
+
+uninstall:
+	rm -f '$(DESTDIR)$(PREFIX)/bin/ext4box' '$(DESTDIR)$(PREFIX)/share/man/man1/ext4box.1'
+	rm -f '$(DESTDIR)$(SBINDIR)/mount.fuse.ext4box' '$(DESTDIR)$(SBINDIR)/umount.fuse.ext4box'
+
+clean:
+	rm -rf bin

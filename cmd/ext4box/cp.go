@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ext4box/cmd/ext4box/internal/extract"
+	"ext4box/ext4"
+)
+
+type cpOptions struct {
+	image    imageOptions
+	noOwner  bool
+	noXattrs bool
+	quiet    bool
+}
+
+func newCpCommand() *cobra.Command {
+	var o cpOptions
+	cmd := &cobra.Command{
+		Use:   "cp IMAGE PATH... DEST",
+		Short: "Copy files out of an image, with their metadata",
+		Long: `Copy files and whole directories out of an image, with mode, times, extended
+attributes, hard links and holes; as root also with owners and devices.
+Nothing outside DEST is written, whatever links the image holds.`,
+		Example: `  ext4box cp disk.img /etc/fstab .
+  ext4box cp disk.img / ./everything
+  sudo ext4box cp disk.img@p2 /home /srv /backup`,
+		Args: cobra.MinimumNArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			last := len(args) - 1
+			return cp(cmd, args[0], args[1:last], args[last], o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.noOwner, "no-owner", false, "the copies belong to this user, also as root; no devices")
+	f.BoolVar(&o.noXattrs, "no-xattrs", false, "leave extended attributes and ACLs out")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
+	o.image.addFlags(f)
+	return cmd
+}
+
+func cp(cmd *cobra.Command, image string, paths []string, dest string, o cpOptions) error {
+	stderr := cmd.ErrOrStderr()
+	if st, err := os.Stat(dest); len(paths) > 1 && (err != nil || !st.IsDir()) {
+		return fmt.Errorf("destination %s is not a directory; several files need one", dest)
+	}
+	return withImage(image, o.image, func(fs *ext4.FS) error {
+		p := progress{w: stderr, on: !o.quiet && isTerminal(stderr)}
+		failed := false
+		for _, src := range paths {
+			ino, err := fs.Resolve(src)
+			if err != nil {
+				failed = true
+				fmt.Fprintf(stderr, "ext4box: %v\n", pathError(src, err))
+				continue
+			}
+			r, err := extract.Copy(fs, ino, baseName(src), dest, extract.Options{
+				Owner:  os.Geteuid() == 0 && !o.noOwner,
+				Xattrs: !o.noXattrs,
+				Problem: func(sub string, err error) {
+					p.clear()
+					fmt.Fprintf(stderr, "ext4box: %v\n", pathError(path.Join(src, sub), err))
+				},
+				Progress: p.update,
+			})
+			p.clear()
+			if err != nil {
+				return err
+			}
+			if r.Lost > 0 {
+				fmt.Fprintf(stderr, "ext4box: warning: %d extended attributes were not set, the first: %v\n", r.Lost, r.XattrError)
+			}
+			failed = failed || r.Problems > 0
+		}
+		if failed {
+			return errSilent
+		}
+		return nil
+	})
+}
+
+// baseName is the name that a copy of a path gets; empty for the root.
+func baseName(p string) string {
+	if b := path.Base(path.Clean("/" + p)); b != "/" {
+		return b
+	}
+	return ""
+}
+
+// progress is a line on a terminal that says how far a long copy is.
+type progress struct {
+	w     io.Writer
+	on    bool
+	next  time.Time
+	shown int
+}
+
+const (
+	progressAfter = time.Second
+	progressEvery = 200 * time.Millisecond
+)
+
+func (p *progress) update(files, bytes int64) {
+	if !p.on {
+		return
+	}
+	now := time.Now()
+	if p.next.IsZero() {
+		p.next = now.Add(progressAfter)
+	}
+	if now.Before(p.next) {
+		return
+	}
+	p.next = now.Add(progressEvery)
+	line := fmt.Sprintf("%d files, %d MiB", files, bytes>>20)
+	pad := max(0, p.shown-len(line))
+	fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", pad))
+	p.shown = len(line)
+}
+
+// clear takes the line away, so that another can be written.
+func (p *progress) clear() {
+	if p.shown > 0 {
+		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
+		p.shown = 0
+	}
+}

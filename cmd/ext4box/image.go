@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"ext4box/blockdev"
+	"ext4box/ext4"
+	"ext4box/mount"
+)
+
+// imageOptions say which part of an image to open, and how. Every verb that takes
+// an IMAGE has them.
+type imageOptions struct {
+	Offset     byteCount `json:"offset"`
+	SizeLimit  byteCount `json:"sizeLimit"`
+	Journal    string    `json:"journal"`
+	NoRecovery bool      `json:"noRecovery"`
+	Superblock int64     `json:"superblock"`
+
+	Partition int  `json:"partition"` // of the image's spec
+	MinixDF   bool `json:"minixDF"`   // only a mount can ask for it
+}
+
+func (o *imageOptions) addFlags(f *pflag.FlagSet) {
+	f.Var(&o.Offset, "offset", "where in IMAGE the file system begins, in `BYTES` (1M, 0x100000)")
+	f.Var(&o.SizeLimit, "sizelimit", "length of the file system in `BYTES`; 0 is all there is")
+	f.StringVar(&o.Journal, "journal", "", "the external journal, if there is one, is in this `IMAGE`")
+	f.BoolVar(&o.NoRecovery, "norecovery", false, "do not replay the journal")
+	f.Int64Var(&o.Superblock, "sb", 0, "use the copy of the superblock at this `BLOCK` of 1 KiB")
+}
+
+// byteCount is a flag that takes 1048576, 0x100000 or 1M.
+type byteCount int64
+
+func (b *byteCount) String() string { return fmt.Sprint(int64(*b)) }
+func (b *byteCount) Type() string   { return "bytes" }
+func (b *byteCount) Set(s string) error {
+	n, err := mount.ParseSize(s)
+	*b = byteCount(n)
+	return err
+}
+
+// device says how to open the image's device for reading.
+func (o *imageOptions) device(lock blockdev.Lock) blockdev.Options {
+	return blockdev.Options{
+		ReadOnly: true, Lock: lock, Partition: o.Partition,
+		Offset: int64(o.Offset), SizeLimit: int64(o.SizeLimit),
+	}
+}
+
+// engine says how to open the file system on the device.
+func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
+	return ext4.Options{
+		ReadOnly: true, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
+		MinixDF: o.MinixDF, JournalDevice: journal,
+	}
+}
+
+// openImage opens an image for reading without a mount. lock says who else may
+// have it open.
+func openImage(spec string, o imageOptions, lock blockdev.Lock) (*ext4.FS, error) {
+	var path string
+	path, o.Partition = blockdev.ParseSpec(spec)
+	dev, err := blockdev.Open(path, o.device(lock))
+	if err != nil {
+		return nil, err
+	}
+	journal, err := openJournal(o.Journal, lock)
+	if err != nil {
+		dev.Close()
+		return nil, err
+	}
+	fs, err := ext4.Open(dev, o.engine(journal))
+	if err != nil {
+		dev.Close()
+		if journal != nil {
+			journal.Close()
+		}
+		return nil, fmt.Errorf("%s: %w", spec, err)
+	}
+	return fs, nil
+}
+
+// openJournal opens an external journal; none when spec is empty.
+func openJournal(spec string, lock blockdev.Lock) (blockdev.Device, error) {
+	if spec == "" {
+		return nil, nil
+	}
+	path, partition := blockdev.ParseSpec(spec)
+	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: true, Lock: lock, Partition: partition})
+	if err != nil {
+		return nil, fmt.Errorf("external journal: %w", err)
+	}
+	return dev, nil
+}
+
+// withImage opens an image, calls fn and closes it.
+func withImage(spec string, o imageOptions, fn func(fs *ext4.FS) error) (err error) {
+	fs, err := openImage(spec, o, blockdev.LockShared)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := fs.Close(); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
+	}()
+	return fn(fs)
+}
+
+// pathError is err, said of a path in the image.
+func pathError(path string, err error) error { return fmt.Errorf("%q: %w", path, err) }

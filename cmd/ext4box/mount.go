@@ -1,0 +1,205 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"ext4box/blockdev"
+	"ext4box/mount"
+)
+
+type mountOptions struct {
+	image      imageOptions
+	options    []string // -o
+	readOnly   bool
+	foreground bool
+	debug      bool
+	verbose    bool
+	log        string
+
+	sloppy    bool // of mount(8)'s helpers
+	fake      bool
+	namespace string
+}
+
+func newMountCommand() *cobra.Command {
+	var o mountOptions
+	cmd := &cobra.Command{
+		Use:   "mount IMAGE DIR",
+		Short: "Mount an image on a directory",
+		Long: `Mount an image or a block device on a directory, and return when the mount
+answers. Root mounts directly, other users through fusermount3 (package fuse3).
+This version mounts read-only. DIR may be /dev/fd/N, an open /dev/fuse that
+somebody else mounts.`,
+		Example: `  ext4box mount disk.img /mnt
+  ext4box mount -o ro,allow_other,noexec disk.img@p2 /mnt
+  mount -t fuse.ext4box disk.img /mnt`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return mountImage(cmd, args[0], args[1], o) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.options, "options", "o", nil, "mount `OPTIONS`, separated by commas: see ext4box(1)")
+	f.BoolVarP(&o.readOnly, "read-only", "r", false, "the same as -o ro")
+	f.BoolVarP(&o.foreground, "foreground", "f", false, "stay until it is unmounted")
+	f.BoolVarP(&o.debug, "debug", "d", false, "log more; the same as -o debug")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what was mounted")
+	f.StringVar(&o.log, "log", "", "log to `FILE`, or syslog; syslog by default, standard error with -f")
+	o.image.addFlags(f)
+	return cmd
+}
+
+// newMountHelperCommand is what mount(8) calls: mount.fuse.ext4box IMAGE DIR
+// [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE].
+func newMountHelperCommand() *cobra.Command {
+	var o mountOptions
+	cmd := &cobra.Command{
+		Use: "mount-helper IMAGE DIR", Hidden: true, Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return mountImage(cmd, args[0], args[1], o) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.options, "options", "o", nil, "")
+	f.BoolVarP(&o.readOnly, "read-only", "r", false, "")
+	f.BoolVarP(&o.sloppy, "sloppy", "s", false, "")
+	f.BoolVarP(&o.fake, "fake", "f", false, "")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "")
+	f.StringVarP(&o.namespace, "namespace", "N", "", "")
+	ignoreFlags(cmd, "nw", "t")
+	return cmd
+}
+
+// mountImage is the unboxed half of a mount: it opens, mounts and hands over, and
+// reads nothing of the image.
+func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
+	warn := func(err error) { fmt.Fprintf(cmd.ErrOrStderr(), "ext4box: warning: %v\n", err) }
+	if o.namespace != "" {
+		return errNamespace
+	}
+	opts, err := mount.ParseOptions(o.options, o.sloppy)
+	if err != nil {
+		return err
+	}
+	opts.Debug = opts.Debug || o.debug
+	asked := opts.ReadOnly() || o.readOnly
+	opts.Flags |= unix.MS_RDONLY
+	o.image.merge(&opts.Ext4)
+
+	target, err := mount.OpenTarget(dir)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	path, partition := blockdev.ParseSpec(image)
+	o.image.Partition = partition
+	source := sourceName(path, partition)
+	if opts.FSName == "" {
+		opts.FSName = source
+	}
+	if err := target.Check(opts.FSName); err != nil {
+		return err
+	}
+	files, err := openFiles(path, &o.image)
+	if err != nil {
+		return err
+	}
+	if o.fake {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil
+	}
+	launch := mount.LaunchConfig{
+		Command: []string{"ext4box", "serve", source, dir},
+		Target:  target, Files: files, Warn: warn,
+		Request: mount.Request{Source: source, Options: opts, Foreground: o.foreground, Log: mount.LogText},
+	}
+	if launch.Request.Config, err = json.Marshal(o.image); err != nil {
+		return err
+	}
+	if !o.foreground || o.log != "" {
+		if launch.Log, launch.Request.Log, err = mount.OpenLog(o.log); err != nil {
+			return err
+		}
+	}
+	readOnly := fmt.Errorf("%s is mounted read-only: this version does not write", source)
+	if !asked && o.foreground {
+		warn(readOnly)
+	}
+	if err := mount.Launch(launch); err != nil {
+		return err
+	}
+	if !asked && !o.foreground {
+		warn(readOnly)
+	}
+	if o.verbose && !o.foreground {
+		fmt.Fprintf(cmd.OutOrStdout(), "ext4box: %s mounted on %s\n", source, dir)
+	}
+	return nil
+}
+
+// merge takes over what was asked for by -o. Flags of the command line win.
+func (o *imageOptions) merge(e *mount.Ext4Options) {
+	if o.Offset == 0 {
+		o.Offset = byteCount(e.Offset)
+	}
+	if o.SizeLimit == 0 {
+		o.SizeLimit = byteCount(e.SizeLimit)
+	}
+	if o.Journal == "" {
+		o.Journal = e.JournalPath
+	}
+	if o.Superblock == 0 {
+		o.Superblock = e.Superblock
+	}
+	o.NoRecovery = o.NoRecovery || e.NoRecovery
+	o.MinixDF = e.MinixDF
+}
+
+// sourceName is what the list of mounts shows: the image without symbolic links,
+// and its partition.
+func sourceName(path string, partition int) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if partition != 0 {
+		path += "@p" + strconv.Itoa(partition)
+	}
+	return path
+}
+
+// openFiles opens and locks the image and, if there is one, its external journal.
+func openFiles(path string, o *imageOptions) ([]*os.File, error) {
+	image, err := blockdev.OpenFile(path, o.device(blockdev.LockShared))
+	if err != nil {
+		return nil, mountError(err)
+	}
+	files := []*os.File{image}
+	if o.Journal != "" {
+		path, _ := blockdev.ParseSpec(o.Journal)
+		journal, err := blockdev.OpenFile(path, blockdev.Options{ReadOnly: true, Lock: blockdev.LockShared})
+		if err != nil {
+			image.Close()
+			return nil, mountError(fmt.Errorf("external journal: %w", err))
+		}
+		files = append(files, journal)
+	}
+	return files, nil
+}
+
+// mountError gives an error of another floor the status that mount(8) has for it.
+func mountError(err error) error {
+	status := mount.StatusFailed
+	if errors.Is(err, os.ErrPermission) {
+		status = mount.StatusUsage
+	}
+	return &mount.Error{Status: status, Err: err}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ext4box/blockdev"
+	"ext4box/mount"
+)
+
+// errSilent ends the program with status 1; whoever returns it has said why.
+var errSilent = errors.New("")
+
+// run is the program: it understands args, whose first is the name the program
+// was called by, and returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	root := newRootCommand()
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetArgs(verbFor(root, filepath.Base(args[0]), args[1:]))
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	if text := err.Error(); text != "" {
+		fmt.Fprintf(stderr, "ext4box: %s\n", strings.TrimRight(text, "\n"))
+	}
+	if e, ok := errors.AsType[*mount.Error](err); ok {
+		return e.Status
+	}
+	return 1
+}
+
+// verbFor finds out how the program was called: as a helper of mount(8) or
+// umount(8), by mount.fuse3 (IMAGE DIR -o OPTIONS), or by a user, with a verb.
+func verbFor(root *cobra.Command, name string, args []string) []string {
+	switch name {
+	case "mount.fuse.ext4box", "mount.ext4box":
+		return append([]string{"mount-helper"}, args...)
+	case "umount.fuse.ext4box", "umount.ext4box":
+		return append([]string{"umount-helper"}, args...)
+	}
+	if len(args) < 2 || strings.HasPrefix(args[0], "-") {
+		return args
+	}
+	isVerb := slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool {
+		return c.Name() == args[0] || c.HasAlias(args[0])
+	})
+	// A mistyped verb is not to be taken for an image.
+	if path, _ := blockdev.ParseSpec(args[0]); !isVerb && (strings.Contains(path, "/") || exists(path)) {
+		return append([]string{"mount"}, args...)
+	}
+	return args
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ext4box",
+		Short: "Mount and read ext2, ext3 and ext4 images in an ordinary process",
+		Long: `ext4box mounts ext2, ext3 and ext4 images and block devices through FUSE,
+and reads them without a mount. Reading needs neither root nor /dev/fuse.
+
+IMAGE is an image file or a block device; IMAGE@p2 or IMAGE@2 is its second
+partition.`,
+		Example: `  ext4box mount disk.img@p2 /mnt
+  ext4box umount /mnt
+  ext4box ls -l disk.img /etc
+  ext4box cp disk.img /home ./home
+  ext4box tar disk.img | zstd > disk.tar.zst`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       version(),
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())
+	})
+	root.AddCommand(
+		newMountCommand(),
+		newUmountCommand(),
+		newInfoCommand(),
+		newLsCommand(),
+		newStatCommand(),
+		newCatCommand(),
+		newCpCommand(),
+		newTarCommand(),
+		newDoctorCommand(),
+		newVersionCommand(),
+		newMountHelperCommand(),
+		newUmountHelperCommand(),
+		newServeCommand(),
+		newProbeCommand(),
+	)
+	return root
+}

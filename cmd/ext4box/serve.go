@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"ext4box/blockdev"
+	"ext4box/ext4"
+	"ext4box/fuse"
+	"ext4box/mount"
+	"ext4box/server"
+)
+
+// newServeCommand is the server that mount starts. Its arguments are for whoever
+// looks at the list of processes; what it needs comes through standard input.
+func newServeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve IMAGE DIR", Hidden: true, Args: cobra.ExactArgs(2),
+		RunE: func(*cobra.Command, []string) error {
+			if mount.Serve(os.Stdin, openService) != nil {
+				return errSilent // the launcher, or the log, has been told
+			}
+			return nil
+		},
+	}
+}
+
+// service is an open image on its way to be served. It implements
+// [mount.Service].
+type service struct {
+	fs      *ext4.FS
+	request *mount.Request
+}
+
+// openService opens the image, and its external journal, from the descriptors
+// that the launcher opened and locked.
+func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
+	var o imageOptions
+	if err := json.Unmarshal(r.Config, &o); err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, errors.New("the launcher sent no image")
+	}
+	dev, err := blockdev.NewFile(files[0], o.device(blockdev.LockShared))
+	if err != nil {
+		return nil, mountError(err)
+	}
+	var journal blockdev.Device
+	if len(files) > 1 {
+		_, partition := blockdev.ParseSpec(o.Journal)
+		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: true, Lock: blockdev.LockShared, Partition: partition})
+		if err != nil {
+			return nil, mountError(fmt.Errorf("external journal: %w", err))
+		}
+	}
+	opts := o.engine(journal)
+	opts.Logger = r.NewLogger()
+	fs, err := ext4.Open(dev, opts)
+	if err != nil {
+		return nil, mountError(fmt.Errorf("%s: %w", r.Source, err))
+	}
+	return &service{fs, r}, nil
+}
+
+func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
+	log := s.request.NewLogger()
+	srv := server.New(s.fs, server.Options{Logger: log})
+	params := srv.Params()
+	if s.request.Options.Ext4.NoACL {
+		params.Flags &^= fuse.InitPosixACL
+	}
+	transport := fuse.NewDevice(dev, fuse.DeviceOptions{})
+	defer transport.Close()
+	session, err := fuse.NewSession(srv, transport, fuse.Options{
+		Params: params, Logger: log, Trace: s.request.Options.Debug,
+	})
+	if err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-session.Ready():
+			ready()
+		case <-ended:
+		}
+	}()
+	return session.Serve(ctx)
+}
+
+func (s *service) Close() error { return s.fs.Close() }

@@ -1,0 +1,160 @@
+package fuse
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// The ioctls of /dev/fuse, as encoded on machines where a read direction is 2 and a write direction 1
+// (all that this package is built for).
+const (
+	devIocClone    = 0x8004E500 // _IOR(229, 0, uint32)
+	devIocSyncInit = 0x0000E503 // _IO(229, 3); 7.45
+)
+
+// DevicePath is where the FUSE device is.
+const DevicePath = "/dev/fuse"
+
+// DeviceOptions configure a Device.
+type DeviceOptions struct {
+	// Readers is the largest number of requests handled at once. Default: DefaultReaders.
+	Readers int
+	// Spare are descriptors of DevicePath, opened for reading and writing, that are not attached to a
+	// mount. Readers clone the connection onto them; a server that cannot open files any more is
+	// handed Readers-1 of them. When they are used up, or there are none, the reader opens
+	// DevicePath itself, and where it cannot, it uses that of the first. The Device closes them.
+	Spare []*os.File
+}
+
+// DefaultReaders is the number of readers that a Device starts at most: two for each processor, since
+// a reader spends about half of its time waiting for the device, but at least 16, the usual depth of
+// a queue of direct I/O, and at most 32, which bounds the memory to about 32 MiB. They are started as
+// requests come in at the same time, so an idle mount has two or so.
+func DefaultReaders() int { return min(max(16, 2*runtime.GOMAXPROCS(0)), 32) }
+
+// Device is the classic transport: read(2) and write(2) on /dev/fuse. Several readers, each on a
+// descriptor of its own, handle requests on the goroutine that read them.
+//
+// An operation that blocks occupies its reader. If all do, nobody is left to read the INTERRUPT that
+// would free one; operations that may wait for long, such as Setlk, have to bound that.
+type Device struct {
+	file    *os.File
+	readers int
+
+	mu    sync.Mutex
+	spare []*os.File
+}
+
+var _ Transport = (*Device)(nil)
+
+// NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted.
+func NewDevice(f *os.File, o DeviceOptions) *Device {
+	d := &Device{file: f, readers: o.Readers, spare: o.Spare}
+	if d.readers <= 0 {
+		d.readers = DefaultReaders()
+	}
+	return d
+}
+
+// SetSyncInit makes mount(2), or fsconfig(2), wait for INIT and fail if that fails. It must be called
+// before mounting, and Serve must be running while mounting. ENOTTY means that the kernel is older
+// than 7.45 and nothing has changed.
+func (d *Device) SetSyncInit() error {
+	return d.control(func(fd int) error { return unix.IoctlSetInt(fd, devIocSyncInit, 0) })
+}
+
+// Close gives up the descriptors. The connection ends when the last one is closed; readers that Serve
+// had to leave behind have some.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.spare {
+		_ = f.Close()
+	}
+	d.spare = nil
+	return d.file.Close()
+}
+
+// Notify implements Transport.
+func (d *Device) Notify(parts ...[]byte) error {
+	return d.control(func(fd int) error {
+		_, err := unix.Writev(fd, parts)
+		return err
+	})
+}
+
+// control calls f with the descriptor, which stays open meanwhile.
+func (d *Device) control(f func(fd int) error) error {
+	c, err := d.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// dup returns the same descriptor under another number, which a reader may keep while Close frees this
+// one for something else.
+func (d *Device) dup() (*os.File, error) {
+	var f *os.File
+	err := d.control(func(fd int) error {
+		nfd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("duplicate a FUSE descriptor: %w", err)
+		}
+		f = os.NewFile(uintptr(nfd), DevicePath)
+		return nil
+	})
+	return f, err
+}
+
+// clone returns another descriptor of the connection.
+func (d *Device) clone() (*os.File, error) {
+	d.mu.Lock()
+	var f *os.File
+	if n := len(d.spare); n > 0 {
+		f, d.spare = d.spare[n-1], d.spare[:n-1]
+	}
+	d.mu.Unlock()
+	if f == nil {
+		fd, err := unix.Open(DevicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", DevicePath, err)
+		}
+		f = os.NewFile(uintptr(fd), DevicePath)
+	}
+	err := d.control(func(fd int) error { return unix.IoctlSetPointerInt(int(f.Fd()), devIocClone, fd) })
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("clone a FUSE connection: %w", err)
+	}
+	return f, nil
+}
+
+// Serve implements Transport.
+func (d *Device) Serve(ctx context.Context, s *Session) error {
+	// Reads are meant to block: polling costs two more system calls per request, and wakes all.
+	if err := d.control(func(fd int) error { return unix.SetNonblock(fd, false) }); err != nil {
+		return err
+	}
+	p := &readers{d: d, s: s, max: d.readers, done: make(chan struct{})}
+	f, err := d.dup()
+	if err != nil {
+		return err
+	}
+	if err := p.start(f); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { p.finish(ctx.Err()) })
+	defer stop()
+	<-p.done
+	return p.err
+}

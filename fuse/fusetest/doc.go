@@ -1,0 +1,15 @@
+// Package fusetest is a kernel to test FUSE servers against: it speaks the kernel's side of the
+// protocol in the same process, without a mount and without privileges.
+//
+// A Kernel drives a fuse.Session over one of two links. The direct one calls the session on the
+// goroutine of the caller, so that tests are deterministic and can count allocations. The socket link
+// puts a socket pair in the place of /dev/fuse, so that the transport with its readers is tested as
+// well.
+//
+// The package knows the wire format as package fuse declares it and nothing about any file server.
+// Requests go out exactly as they are told to, also malformed ones: whether the server survives them
+// is what is being tested. Replies are checked for their form.
+//
+// A Kernel may be used by several goroutines. Its only lock guards the table of requests that wait
+// for a reply and is never held while calling out.
+package fusetest

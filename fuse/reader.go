@@ -1,0 +1,176 @@
+package fuse
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// readers are the goroutines that serve one connection. There is always one that waits for a request,
+// up to the maximum: whoever takes a request and leaves nobody waiting starts another. Once started a
+// reader stays, so their number is that of the requests that ever came at the same time.
+type readers struct {
+	d   *Device
+	s   *Session
+	max int
+
+	idle atomic.Int32 // readers that wait, or are about to
+	full atomic.Bool  // there will be no more readers: idle does not matter
+
+	mu     sync.Mutex
+	n      int // readers started
+	active int // readers that have not returned
+	over   bool
+	err    error
+	done   chan struct{} // closed when Serve is to return
+}
+
+// start adds a reader on f, which it closes in the end.
+func (p *readers) start(f *os.File) error {
+	buf, err := newBuffer(p.s.PayloadSize())
+	if err != nil {
+		_ = f.Close()
+		return err
+	}
+	p.mu.Lock()
+	p.n++
+	p.active++
+	if p.n >= p.max {
+		p.full.Store(true)
+	}
+	p.mu.Unlock()
+	p.idle.Add(1)
+	go p.run(f, buf)
+	return nil
+}
+
+// startAnother adds a reader on a descriptor of its own, if there may be one more.
+func (p *readers) startAnother() {
+	p.mu.Lock()
+	more := p.n < p.max && !p.over
+	p.mu.Unlock()
+	if !more {
+		return
+	}
+	f, err := p.d.clone()
+	if err != nil {
+		f, err = p.d.dup() // a little slower: its readers contend for one queue
+	}
+	if err == nil {
+		err = p.start(f)
+	}
+	if err != nil {
+		p.full.Store(true) // do with those that there are
+		p.s.log.Warn("cannot start another reader", "error", err)
+	}
+}
+
+// run is a reader.
+func (p *readers) run(f *os.File, buf buffer) {
+	w := p.s.NewWorker()
+	err := p.loop(int(f.Fd()), w, buf)
+	w.Close()
+	buf.free()
+	_ = f.Close()
+	p.mu.Lock()
+	p.active--
+	last := p.active == 0
+	p.mu.Unlock()
+	if last || err != nil && err != ErrAborted {
+		p.finish(err)
+	} else {
+		p.note(err)
+	}
+}
+
+// loop serves requests until the connection ends.
+func (p *readers) loop(fd int, w *Worker, buf buffer) error {
+	req, reply := buf.request(), buf.reply()
+	for {
+		n, err := unix.Read(fd, req)
+		switch err {
+		case nil:
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT:
+			continue // a signal, or a request that was interrupted before it was read
+		case unix.ENODEV:
+			return nil
+		case unix.ECONNABORTED:
+			return ErrAborted
+		case unix.EPERM:
+			return fmt.Errorf("read requests: the FUSE device is not mounted: %w", err)
+		default:
+			return fmt.Errorf("read requests: %w", err)
+		}
+		if n == 0 {
+			return nil // a socket in place of the device was closed
+		}
+		if !p.full.Load() && p.idle.Add(-1) == 0 && !brief(req[:n]) {
+			p.startAnother()
+		}
+		if n, ok := w.Handle(req[:n], reply); ok {
+			p.send(fd, buf.message(n))
+		}
+		if err := p.s.Err(); err != nil {
+			return err
+		}
+		if !p.full.Load() {
+			p.idle.Add(1)
+		}
+	}
+}
+
+// brief reports whether a request is answered so fast that it is not worth another reader.
+func brief(req []byte) bool {
+	if len(req) < InHeaderSize {
+		return true
+	}
+	switch load[InHeader](req).Opcode {
+	case OpInit, OpForget, OpBatchForget, OpInterrupt, OpNotifyReply:
+		return true
+	}
+	return false
+}
+
+// send writes a reply.
+func (p *readers) send(fd int, msg []byte) {
+	for {
+		_, err := unix.Write(fd, msg)
+		switch err {
+		case unix.EINTR:
+			continue
+		case nil, unix.ENOENT, unix.ENODEV, unix.ECONNABORTED, unix.EPERM, unix.EPIPE:
+			// Sent, or the caller was interrupted or killed, or all callers are gone: the next
+			// read tells.
+		default:
+			// EINVAL is a reply that the kernel does not understand; its caller gets EIO.
+			p.s.log.Error("the kernel refused a reply", "unique", load[OutHeader](msg).Unique, "error", err)
+		}
+		return
+	}
+}
+
+// note keeps the first error for Serve.
+func (p *readers) note(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil && !p.over {
+		p.err = err
+	}
+}
+
+// finish lets Serve return. When the connection is gone all readers have returned by then. Otherwise
+// some are left waiting in read(2), where nothing reaches them: it takes no second descriptor to wait
+// for, closing the one it has does not wake it, and the Go runtime has it restarted after signals. What
+// they still read the session refuses, and they end with the mount, or the process.
+func (p *readers) finish(err error) {
+	p.note(err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.over = true
+		close(p.done)
+	}
+}

@@ -1,0 +1,201 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountKernel attaches the connection behind dev, an open /dev/fuse, to the
+// directory that the O_PATH descriptor dir refers to. It needs CAP_SYS_ADMIN over
+// the mount namespace.
+//
+// The interface of fsopen(2) is tried first because it tells what it does not
+// like; a kernel or a seccomp filter without it gets mount(2).
+func mountKernel(dev, dir *os.File, source string, o *Options) error {
+	err := fsopenMount(dev, dir, source, o)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP),
+		errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM):
+		old := legacyMount(dev, dir, source, o)
+		if old == nil {
+			return nil
+		}
+		if _, told := errors.AsType[*contextError](err); !told {
+			return old
+		}
+	}
+	return err
+}
+
+// contextError is a failure of the new mount interface for which the kernel gave
+// a reason.
+type contextError struct {
+	step string
+	log  string
+	err  error
+}
+
+func (e *contextError) Error() string { return fmt.Sprintf("%s: %s (%v)", e.step, e.log, e.err) }
+func (e *contextError) Unwrap() error { return e.err }
+
+func fsopenMount(dev, dir *os.File, source string, o *Options) error {
+	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen: %w", err)
+	}
+	defer unix.Close(fs)
+	fail := func(step string, err error) error {
+		if log := readLog(fs); log != "" {
+			return &contextError{step, log, err}
+		}
+		return fmt.Errorf("%s: %w", step, err)
+	}
+	for _, p := range fuseParams(dev, source, o) {
+		if p.value == "" {
+			err = unix.FsconfigSetFlag(fs, p.name)
+		} else {
+			err = unix.FsconfigSetString(fs, p.name, p.value)
+		}
+		if err != nil {
+			return fail("mount option "+p.name, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fail("create the mount", err)
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, mountAttrs(o.Flags))
+	if err != nil {
+		return fail("fsmount", err)
+	}
+	defer unix.Close(mnt)
+	err = unix.MoveMount(mnt, "", int(dir.Fd()), "",
+		unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	if err != nil {
+		return fail("attach the mount", err)
+	}
+	return nil
+}
+
+type param struct{ name, value string }
+
+// fuseParams is what fsconfig(2) is told. Paths go through it as they are, commas
+// and all.
+func fuseParams(dev *os.File, source string, o *Options) []param {
+	p := append([]param{{"source", source}, {"subtype", Subtype}}, fuseOptions(dev, o)...)
+	for _, f := range superFlags {
+		if o.Flags&f.bit != 0 {
+			p = append(p, param{name: f.name})
+		}
+	}
+	return p
+}
+
+// fuseOptions are the options of the kernel's FUSE itself.
+func fuseOptions(dev *os.File, o *Options) []param {
+	p := []param{
+		{"fd", fmt.Sprint(dev.Fd())},
+		{"rootmode", fmt.Sprintf("%o", unix.S_IFDIR)},
+		{"user_id", fmt.Sprint(os.Geteuid())},
+		{"group_id", fmt.Sprint(os.Getegid())},
+		{"default_permissions", ""},
+	}
+	if o.AllowOther {
+		p = append(p, param{"allow_other", ""})
+	}
+	if o.MaxRead != 0 {
+		p = append(p, param{"max_read", fmt.Sprint(o.MaxRead)})
+	}
+	return p
+}
+
+// superFlags are the generic flags that belong to the superblock; the others
+// belong to the place in the tree.
+var superFlags = []struct {
+	bit  uintptr
+	name string
+}{
+	{unix.MS_RDONLY, "ro"},
+	{unix.MS_SYNCHRONOUS, "sync"},
+	{unix.MS_DIRSYNC, "dirsync"},
+	{unix.MS_LAZYTIME, "lazytime"},
+}
+
+var attrFlags = []struct {
+	bit  uintptr
+	attr int
+}{
+	{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY},
+	{unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID},
+	{unix.MS_NODEV, unix.MOUNT_ATTR_NODEV},
+	{unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+	{unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
+	{unix.MS_NOATIME, unix.MOUNT_ATTR_NOATIME},
+	{unix.MS_STRICTATIME, unix.MOUNT_ATTR_STRICTATIME},
+	{unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW},
+}
+
+func mountAttrs(flags uintptr) int {
+	attrs := 0
+	for _, f := range attrFlags {
+		if flags&f.bit != 0 {
+			attrs |= f.attr
+		}
+	}
+	return attrs
+}
+
+// readLog reads what the kernel had to say about a file system context. Each
+// read gives one message, marked e, w or i.
+func readLog(fs int) string {
+	var lines []string
+	buf := make([]byte, 1024)
+	for range 16 {
+		n, err := unix.Read(fs, buf)
+		if err != nil || n == 0 {
+			break
+		}
+		line := strings.TrimSpace(string(buf[:n]))
+		if _, text, ok := strings.Cut(line, " "); ok {
+			line = text
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "; ")
+}
+
+func legacyMount(dev, dir *os.File, source string, o *Options) error {
+	var data strings.Builder
+	for i, p := range fuseOptions(dev, o) {
+		if i > 0 {
+			data.WriteByte(',')
+		}
+		data.WriteString(p.name)
+		if p.value != "" {
+			data.WriteString("=" + p.value)
+		}
+	}
+	// The descriptor's magic link keeps the directory that was checked, where
+	// its path might lead elsewhere by now.
+	target := fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
+	if err := unix.Mount(source, target, FSType, o.Flags, data.String()); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	return nil
+}
+
+// mayMount tells whether this process has CAP_SYS_ADMIN in its user namespace.
+// Whether that namespace owns the mount namespace shows only when trying.
+func mayMount() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}

@@ -1,0 +1,304 @@
+package mount
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Request is what the launcher asks the server to do. The image and everything
+// else the server needs open travel beside it, as descriptors.
+type Request struct {
+	Source     string          `json:"source"`     // the image, in words
+	Options    Options         `json:"options"`    //
+	Config     json.RawMessage `json:"config"`     // for the caller's own use
+	Log        LogKind         `json:"log"`        // what standard error will be
+	Foreground bool            `json:"foreground"` // stay with the launcher
+}
+
+// LaunchConfig says what to start and where to put it.
+type LaunchConfig struct {
+	// Command is the argument list that makes this binary a server; its
+	// standard input is the control socket that Serve expects.
+	Command []string
+	// Env is added to the server's environment.
+	Env []string
+
+	Target  *Target
+	Request Request
+	// Files are handed to the server, in order. Launch closes them.
+	Files []*os.File
+	// Log is the server's standard error once it is in the background; nil:
+	// /dev/null. Launch closes it.
+	Log *os.File
+
+	// Warn is told what is worth a line and no reason to fail.
+	Warn func(error)
+}
+
+// stopPatience is how long a server that was told to end may take before it is
+// killed. It ends at once unless it is broken.
+const stopPatience = 5 * time.Second
+
+// Launch starts a server, mounts it and returns when the mount answers. In the
+// foreground it returns when the server has ended.
+//
+// On error nothing is mounted and no server runs. Interrupt signals during the
+// call have the same effect, and [StatusInterrupted].
+func Launch(c LaunchConfig) error {
+	l := &launcher{LaunchConfig: c}
+	err := l.run()
+	if err != nil {
+		l.undo()
+	}
+	return err
+}
+
+type launcher struct {
+	LaunchConfig
+
+	ctl      *control
+	server   *exec.Cmd
+	incoming chan message  // closed at end of file
+	exited   chan struct{} // closed when the server was waited for
+	signals  chan os.Signal
+	mounted  *Mounted
+}
+
+func (l *launcher) run() error {
+	l.signals = make(chan os.Signal, 8)
+	signal.Notify(l.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(l.signals)
+
+	if err := l.startServer(); err != nil {
+		return err
+	}
+	request := l.Request
+	files := l.Files
+	if !request.Foreground {
+		if l.Log == nil {
+			null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+			if err != nil {
+				return systemf("%w", err)
+			}
+			l.Log = null
+		}
+		files = append(files, l.Log)
+	}
+	err := l.ctl.send(message{Step: stepStart, Request: &request, files: files})
+	closeAll(files)
+	if err != nil {
+		return systemf("hand the image to the server: %w", err)
+	}
+	if err := l.expect(stepOpened); err != nil {
+		return err
+	}
+	if l.mounted, err = l.Target.Mount(l.Request.Source, l.Request.Options); err != nil {
+		return err
+	}
+	if err := l.handOver(); err != nil {
+		return err
+	}
+	if err := l.expect(stepServing); err != nil {
+		return err
+	}
+	if err := l.tryRoot(); err != nil {
+		return err
+	}
+	if err := l.ctl.send(message{Step: stepConfirmed}); err != nil {
+		return systemf("leave the server alone: %w", err)
+	}
+	return l.leave()
+}
+
+// startServer starts this binary again, in a session of its own so that the
+// terminal's signals reach the launcher only, which passes on what is meant for
+// the server.
+func (l *launcher) startServer() error {
+	ctl, theirs, err := newControl()
+	if err != nil {
+		return systemf("start the server: %w", err)
+	}
+	defer theirs.Close()
+	l.ctl = ctl
+	// /proc/self/exe is this binary even when its file was replaced meanwhile.
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = l.Command
+	cmd.Env = append(os.Environ(), l.Env...)
+	cmd.Dir = "/"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return systemf("start the server: %w", err)
+	}
+	l.server, l.exited, l.incoming = cmd, make(chan struct{}), make(chan message, 4)
+	go func() {
+		defer close(l.incoming)
+		for {
+			m, err := ctl.receive()
+			if err != nil {
+				return
+			}
+			closeAll(m.files) // the server has nothing to give us
+			l.incoming <- m
+		}
+	}()
+	go func() {
+		l.server.Wait()
+		close(l.exited)
+	}()
+	return nil
+}
+
+// expect waits for the server's next message, which is to be want.
+func (l *launcher) expect(want step) error {
+	select {
+	case m, ok := <-l.incoming:
+		switch {
+		case !ok:
+			return l.died()
+		case m.Step == stepFailed:
+			return m.reported()
+		case m.Step == stepEnded:
+			return failedf("the mount was taken off before it was ready")
+		case m.Step != want:
+			return &Error{StatusInternal, fmt.Errorf("the server says %q instead of %q", m.Step, want)}
+		}
+		return nil
+	case s := <-l.signals:
+		return interrupted(s)
+	}
+}
+
+func interrupted(s os.Signal) error {
+	return &Error{StatusInterrupted, fmt.Errorf("%v: nothing was mounted", s)}
+}
+
+func (l *launcher) died() error {
+	select {
+	case <-l.exited:
+		return &Error{StatusInternal, fmt.Errorf("the server ended unexpectedly (%v)", l.server.ProcessState)}
+	case <-time.After(stopPatience):
+		return &Error{StatusInternal, errors.New("the server closed its control socket unexpectedly")}
+	}
+}
+
+// handOver gives the connection and the state file to the server and keeps
+// neither: a launcher that stays in the foreground must not keep the mount or
+// its lock alive.
+func (l *launcher) handOver() error {
+	m := l.mounted
+	record := &mountRecord{Source: m.Source, Dir: m.Dir, Dev: m.Dev}
+	files := []*os.File{m.Fuse}
+	if m.Dir != "" {
+		state, err := createState(m.Dev, StateRecord{PID: l.server.Process.Pid, Image: l.Request.Source, Dir: m.Dir})
+		if err != nil {
+			l.Warn(fmt.Errorf("'ext4box umount' will not know when the image is closed: %w", err))
+		} else {
+			record.StatePath = state.path
+			files = append(files, state.file)
+		}
+	}
+	err := l.ctl.send(message{Step: stepMounted, Mount: record, files: files})
+	closeAll(files)
+	if err != nil {
+		return systemf("hand the mount to the server: %w", err)
+	}
+	return nil
+}
+
+// tryRoot asks the mount for its root, as the first user will.
+func (l *launcher) tryRoot() error {
+	if l.mounted.Dir == "" {
+		return nil // whoever mounted it knows where
+	}
+	done := make(chan error, 1)
+	go func() {
+		var st unix.Stat_t
+		err := unix.Lstat(l.mounted.Dir, &st)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			err = unix.ENOTDIR
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil {
+			return nil
+		}
+		select {
+		case m := <-l.incoming: // the server knows better why
+			if m.Step == stepFailed {
+				return m.reported()
+			}
+		case <-time.After(time.Second):
+		}
+		return failedf("the new mount on %s does not answer: %w", l.mounted.Dir, err)
+	case s := <-l.signals:
+		return interrupted(s)
+	}
+}
+
+// leave returns when the server has left the terminal, or, in the foreground,
+// has ended.
+func (l *launcher) leave() error {
+	for {
+		select {
+		case m, ok := <-l.incoming:
+			switch {
+			case ok && m.Step == stepFailed:
+				return m.reported()
+			case ok && m.Step == stepEnded:
+				<-l.exited
+				return nil
+			case !ok && l.Request.Foreground:
+				return l.died()
+			case !ok:
+				return nil
+			}
+		case s := <-l.signals:
+			if !l.Request.Foreground {
+				continue // too late: the mount is there
+			}
+			l.server.Process.Signal(s)
+		}
+	}
+}
+
+// undo takes back whatever run has done when it failed.
+func (l *launcher) undo() {
+	closeAll(l.Files)
+	if l.Log != nil {
+		l.Log.Close()
+	}
+	if l.mounted != nil {
+		if l.mounted.Dir != "" {
+			detachDevice(l.mounted.Dev, l.mounted.Source)
+		}
+		l.mounted.Fuse.Close()
+	}
+	if l.ctl == nil {
+		return
+	}
+	l.ctl.shutdown()
+	if l.server == nil || l.server.Process == nil {
+		return
+	}
+	patience := stopPatience
+	if l.mounted == nil {
+		patience = 0 // it only reads, and may be at it for long
+	}
+	select {
+	case <-l.exited:
+	case <-time.After(patience):
+		l.server.Process.Kill()
+		<-l.exited
+	}
+}

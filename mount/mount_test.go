@@ -1,0 +1,656 @@
+package mount
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary plays three parts: the tests, the command a user types
+// ("mount" and "umount"), and the server that the command starts.
+func TestMain(m *testing.M) {
+	switch part := os.Getenv("MOUNT_TEST_PART"); part {
+	case "":
+		os.Exit(m.Run())
+	case "mount":
+		os.Setenv("MOUNT_TEST_PART", "serve")
+		report(launchTest(os.Args[1], os.Args[2], os.Args[3]))
+	case "umount":
+		report(Unmount(os.Args[1], UnmountOptions{Lazy: os.Args[2] == "lazy", Timeout: 5 * time.Second}))
+	case "serve":
+		if Serve(os.Stdin, openTest) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+func report(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ext4box:", err)
+	}
+	os.Exit(ExitStatus(err))
+}
+
+func launchTest(image, dir, mode string) error {
+	target, err := OpenTarget(dir)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	if err := target.Check(image); err != nil {
+		return err
+	}
+	f, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	o := Default()
+	o.Flags |= unix.MS_RDONLY
+	config, _ := json.Marshal(mode)
+	return Launch(LaunchConfig{
+		Command: []string{"serve"},
+		Target:  target,
+		Request: Request{Source: image, Options: o, Config: config, Foreground: strings.HasPrefix(mode, "foreground")},
+		Files:   []*os.File{f},
+		Warn:    func(err error) { fmt.Fprintln(os.Stderr, "warning:", err) },
+	})
+}
+
+// responder is the least FUSE server: an empty root directory.
+type responder struct {
+	image *os.File
+	mode  string
+}
+
+func openTest(r *Request, files []*os.File) (Service, error) {
+	var mode string
+	json.Unmarshal(r.Config, &mode)
+	switch mode {
+	case "refuse":
+		return nil, &Error{StatusFailed, errors.New("not an ext4 image\x1b[31m")}
+	case "die":
+		os.Exit(3)
+	case "hang":
+		time.Sleep(time.Hour)
+	}
+	if err := unix.Flock(int(files[0].Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, &Error{StatusFailed, errors.New("the image is in use")}
+	}
+	return &responder{files[0], mode}, nil
+}
+
+func (r *responder) Close() error {
+	if strings.HasSuffix(r.mode, "slow") {
+		time.Sleep(300 * time.Millisecond)
+	}
+	return r.image.Close()
+}
+
+func (r *responder) Serve(ctx context.Context, dev *os.File, ready func()) error {
+	ended := make(chan error, 1)
+	go func() { ended <- r.loop(dev, ready) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *responder) loop(dev *os.File, ready func()) error {
+	const (
+		lookup, forget, getattr, statfs, initOp, interrupt = 1, 2, 3, 17, 26, 36
+	)
+	le := binary.LittleEndian
+	buf := make([]byte, 1<<20)
+	for {
+		n, err := unix.Read(int(dev.Fd()), buf)
+		if errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		op, unique := le.Uint32(buf[4:]), le.Uint64(buf[8:])
+		var errno int32
+		var body []byte
+		switch op {
+		case initOp:
+			if r.mode == "fail init" {
+				return errors.New("cannot answer INIT")
+			}
+			body = make([]byte, 64)
+			le.PutUint32(body[0:], 7)
+			le.PutUint32(body[4:], 31)
+			le.PutUint32(body[20:], 131072)
+		case getattr:
+			body = make([]byte, 104)
+			le.PutUint64(body[16:], 1)
+			le.PutUint32(body[76:], unix.S_IFDIR|0o755)
+			le.PutUint32(body[80:], 2)
+			if r.mode == "bad root" {
+				body, errno = nil, -int32(unix.EIO)
+			}
+		case statfs:
+			body = make([]byte, 80)
+		case forget, interrupt:
+			continue
+		case lookup:
+			errno = -int32(unix.ENOENT)
+		default:
+			errno = -int32(unix.ENOSYS)
+		}
+		_ = n
+		out := make([]byte, 16, 16+len(body))
+		le.PutUint32(out[0:], uint32(16+len(body)))
+		le.PutUint32(out[4:], uint32(errno))
+		le.PutUint64(out[8:], unique)
+		if _, err := unix.Write(int(dev.Fd()), append(out, body...)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		if op == initOp {
+			ready()
+		}
+	}
+}
+
+// command runs a part of the test binary as a user does.
+type command struct {
+	*exec.Cmd
+	out bytes.Buffer
+}
+
+func part(t *testing.T, wrap []string, name string, args ...string) *command {
+	t.Helper()
+	args = append([]string{testBinary(t)}, args...)
+	args = append(wrap, args...)
+	c := &command{Cmd: exec.Command(args[0], args[1:]...)}
+	c.Env = append(os.Environ(), "MOUNT_TEST_PART="+name)
+	c.Stdout, c.Stderr = &c.out, &c.out
+	return c
+}
+
+// run expects the exit status and a text in the output.
+func (c *command) run(t *testing.T, status int, text string) {
+	t.Helper()
+	c.Run()
+	if got := c.ProcessState.ExitCode(); got != status {
+		t.Fatalf("%q: status %d, want %d\n%s", c.Args, got, status, c.out.String())
+	}
+	if !strings.Contains(c.out.String(), text) {
+		t.Fatalf("%q: got %q, want %q in it", c.Args, c.out.String(), text)
+	}
+}
+
+var binaryPath string
+
+// testBinary is a copy of this binary that every user can run.
+func testBinary(t *testing.T) string {
+	if binaryPath != "" {
+		return binaryPath
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
+// scratch makes an image file, a mount point and a private runtime directory, and
+// sees to it that nothing stays mounted.
+func scratch(t *testing.T) (image, dir string) {
+	t.Helper()
+	base := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", base)
+	image, dir = filepath.Join(base, "an image.img"), filepath.Join(base, "a, dir")
+	if err := os.WriteFile(image, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for unix.Unmount(dir, unix.MNT_DETACH) == nil {
+		}
+	})
+	return image, dir
+}
+
+func needMount(t *testing.T) {
+	t.Helper()
+	if !mayMount() {
+		t.Skip("needs root: mounts with mount(2)")
+	}
+	if dev, err := openFuse(); err != nil {
+		t.Skipf("needs /dev/fuse: %v", err)
+	} else {
+		dev.Close()
+	}
+}
+
+func mountAt(t *testing.T, dir string) (Info, bool) {
+	t.Helper()
+	mounts, err := Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return top(mounts, dir)
+}
+
+func isLocked(t *testing.T, image string) bool {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+func TestMountUnmount(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	for _, target := range []string{dir, image} {
+		part(t, nil, "mount", image, dir, "slow").run(t, 0, "")
+		i, ok := mountAt(t, dir)
+		if !ok || i.Type != FSType || i.Source != image {
+			t.Fatalf("mounted: %+v", i)
+		}
+		for _, want := range []string{"user_id=0", "default_permissions"} {
+			if !strings.Contains(i.Options, want) {
+				t.Errorf("options %q lack %s", i.Options, want)
+			}
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		const want = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV
+		if st.Flags&want != want {
+			t.Errorf("flags %#x lack some of %#x", st.Flags, want)
+		}
+		if !isLocked(t, image) {
+			t.Error("the image is not locked")
+		}
+		part(t, nil, "mount", image, dir, "").run(t, StatusFailed, "already mounted on "+dir)
+		part(t, nil, "umount", target, "").run(t, 0, "")
+		if isLocked(t, image) {
+			t.Error("umount returned before the image was closed")
+		}
+		if i, ok := mountAt(t, dir); ok {
+			t.Errorf("still mounted: %+v", i)
+		}
+	}
+	part(t, nil, "umount", dir, "").run(t, StatusFailed, "is not mounted")
+	part(t, nil, "umount", "/proc", "").run(t, StatusFailed, "is proc, not ext4box's")
+}
+
+// TestFailures: nothing stays mounted, nothing stays running.
+func TestFailures(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	for mode, want := range map[string]string{
+		"refuse":    "ext4box: not an ext4 image?[31m\n",
+		"die":       "the server ended unexpectedly (exit status 3)",
+		"fail init": "cannot answer INIT",
+		"bad root":  "does not answer",
+	} {
+		status := StatusFailed
+		if mode == "die" {
+			status = StatusInternal
+		}
+		part(t, nil, "mount", image, dir, mode).run(t, status, want)
+		if i, ok := mountAt(t, dir); ok {
+			t.Errorf("%s: still mounted: %+v", mode, i)
+		}
+		if isLocked(t, image) {
+			t.Errorf("%s: the server still runs", mode)
+		}
+	}
+	part(t, nil, "mount", image, dir+"/no", "").run(t, StatusFailed, "does not exist")
+	part(t, nil, "mount", image, image, "").run(t, StatusFailed, "is not a directory")
+	part(t, nil, "mount", image, "/dev/fd/77", "").run(t, StatusUsage, "/dev/fd/77 is not open")
+	part(t, nil, "mount", image, "/dev/fd/0", "").run(t, StatusUsage, "/dev/fd/0 is not an open /dev/fuse")
+}
+
+func TestInterrupt(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	c := part(t, nil, "mount", image, dir, "hang")
+	// The server never answers; wait until it exists, then interrupt.
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the server", func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", c.Process.Pid))
+		return slices.ContainsFunc(tasks, func(path string) bool {
+			kids, _ := os.ReadFile(path)
+			return len(kids) > 0
+		})
+	})
+	c.Process.Signal(unix.SIGINT)
+	c.Wait()
+	if got := c.ProcessState.ExitCode(); got != StatusInterrupted {
+		t.Errorf("status %d: %s", got, c.out.String())
+	}
+}
+
+func waitFor(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for range 2000 {
+		if cond() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("%s: waited in vain", what)
+}
+
+func TestForeground(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	for _, end := range []string{"umount", "signal", "kill"} {
+		c := part(t, nil, "mount", image, dir, "foreground")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the mount", func() bool { _, ok := mountAt(t, dir); return ok })
+		want := 0
+		switch end {
+		case "umount":
+			// The mount appears before it is confirmed; stat waits for that.
+			os.Stat(dir)
+			part(t, nil, "umount", dir, "").run(t, 0, "")
+		case "signal":
+			os.Stat(dir)
+			time.Sleep(50 * time.Millisecond) // past the confirmation
+			c.Process.Signal(unix.SIGTERM)
+		case "kill":
+			os.Stat(dir)
+			time.Sleep(50 * time.Millisecond)
+			c.Process.Kill()
+			want = -1
+		}
+		c.Wait()
+		if got := c.ProcessState.ExitCode(); got != want {
+			t.Errorf("%s: status %d: %s", end, got, c.out.String())
+		}
+		waitFor(t, end, func() bool { _, ok := mountAt(t, dir); return !ok && !isLocked(t, image) })
+	}
+}
+
+// TestSignal: SIGTERM takes a busy mount out of the tree and the server ends with
+// its last user; a second one ends it at once.
+func TestSignal(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	for _, signals := range []int{1, 2} {
+		part(t, nil, "mount", image, dir, "").run(t, 0, "")
+		i, _ := mountAt(t, dir)
+		state := findState(&i)
+		if state == nil {
+			t.Fatal("no state file")
+		}
+		r, err := state.Record()
+		if err != nil || r.Dir != dir || r.Image != image {
+			t.Fatalf("record %+v, %v", r, err)
+		}
+		user, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		syscall.Kill(r.PID, syscall.SIGTERM)
+		waitFor(t, "detach", func() bool { _, ok := mountAt(t, dir); return !ok })
+		if !isLocked(t, image) {
+			t.Error("the server left its user alone")
+		}
+		if signals == 2 {
+			syscall.Kill(r.PID, syscall.SIGTERM)
+			if err := state.WaitClosed(5 * time.Second); err != nil {
+				t.Errorf("second signal: %v", err)
+			}
+		}
+		unix.Close(user)
+		if err := state.WaitClosed(5 * time.Second); err != nil {
+			t.Errorf("last user gone: %v", err)
+		}
+		state.Close()
+		if _, err := os.Stat(state.path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("state file: %v", err)
+		}
+	}
+}
+
+func TestBusy(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	part(t, nil, "mount", image, dir, "").run(t, 0, "")
+	user, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part(t, nil, "umount", dir, "").run(t, StatusFailed, "is in use")
+	part(t, nil, "umount", dir, "lazy").run(t, 0, "")
+	if !isLocked(t, image) {
+		t.Error("the server left its user alone")
+	}
+	unix.Close(user)
+	waitFor(t, "the end", func() bool { return !isLocked(t, image) })
+}
+
+// TestConnection: somebody else mounts and hands the descriptor in.
+func TestConnection(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	dev, err := openFuse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev.Fd())
+	if err := unix.Mount("test", dir, FSType, unix.MS_RDONLY, data); err != nil {
+		t.Fatal(err)
+	}
+	c := part(t, nil, "mount", image, "/dev/fd/3", "")
+	c.ExtraFiles = []*os.File{dev}
+	c.run(t, 0, "")
+	dev.Close()
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
+	waitFor(t, "the end", func() bool { return !isLocked(t, image) })
+}
+
+// TestLegacy: mount(2) makes the same mount as fsopen(2).
+func TestLegacy(t *testing.T) {
+	needMount(t)
+	_, dir := scratch(t)
+	o := Default()
+	o.Flags |= unix.MS_RDONLY | unix.MS_NOATIME
+	o.AllowOther, o.MaxRead = true, 65536
+	var got []Info
+	for _, mount := range []func(dev, dir *os.File, source string, o *Options) error{fsopenMount, legacyMount} {
+		dev, err := openFuse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		target, err := OpenTarget(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mount(dev, target.dir, "a source", &o); err != nil {
+			t.Fatal(err)
+		}
+		i, _ := mountAt(t, dir)
+		i.ID, i.Dev = 0, Dev{}
+		got = append(got, i)
+		target.Close()
+		dev.Close()
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got[0] != got[1] {
+		t.Errorf("fsopen: %+v\nmount:  %+v", got[0], got[1])
+	}
+	for _, want := range []string{"allow_other", "max_read=65536", "ro"} {
+		if !strings.Contains(got[0].Options, want) {
+			t.Errorf("%q lacks %s", got[0].Options, want)
+		}
+	}
+}
+
+// TestKernelReason: the kernel's own words reach the user.
+func TestKernelReason(t *testing.T) {
+	needMount(t)
+	_, dir := scratch(t)
+	target, err := OpenTarget(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	err = mountKernel(null, target.dir, "x", &Options{})
+	if !errors.Is(err, unix.EINVAL) || ExitStatus(err) != StatusFailed {
+		t.Errorf("got %v", err)
+	}
+	if _, told := errors.AsType[*contextError](err); !told {
+		t.Logf("this kernel gives no reason: %v", err)
+	}
+}
+
+// TestUserNamespace mounts as root of a user namespace, without fusermount3.
+func TestUserNamespace(t *testing.T) {
+	needMount(t)
+	if err := exec.Command("unshare", "-Urm", "true").Run(); err != nil {
+		t.Skip("needs user namespaces and unshare (package util-linux)")
+	}
+	image, dir := scratch(t)
+	script := `set -e
+		PATH=/nonexistent "$0" "$1" "$2" slow
+		/bin/grep -q " $3 .* fuse.ext4box " /proc/self/mountinfo
+		MOUNT_TEST_PART=umount "$0" "$2" ""`
+	c := exec.Command("unshare", "-Urm", "sh", "-c", script, testBinary(t), image, dir, strings.ReplaceAll(dir, " ", `\\040`))
+	c.Env = append(os.Environ(), "MOUNT_TEST_PART=mount")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if isLocked(t, image) {
+		t.Error("umount returned before the image was closed")
+	}
+}
+
+// TestFusermount mounts as an ordinary user.
+func TestFusermount(t *testing.T) {
+	if _, err := Fusermount(); err != nil {
+		t.Skip("needs fusermount3 (package fuse3)")
+	}
+	wrap := []string(nil)
+	if os.Geteuid() == 0 {
+		if _, err := exec.LookPath("setpriv"); err != nil {
+			t.Skip("needs setpriv (package util-linux)")
+		}
+		wrap = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"}
+		shareDevFuse(t)
+	} else if dev, err := openFuse(); err != nil {
+		t.Skipf("needs /dev/fuse: %v", err)
+	} else {
+		dev.Close()
+	}
+	image, dir := scratch(t)
+	base := filepath.Dir(image)
+	shareTree(t, base)
+	for _, f := range []string{base, image, dir} {
+		if err := os.Chown(f, 65534, 65534); err != nil && len(wrap) > 0 {
+			t.Fatal(err)
+		}
+	}
+	os.Chmod(base, 0o700)
+	part(t, wrap, "mount", image, dir, "slow").run(t, 0, "")
+	i, ok := mountAt(t, dir)
+	if !ok || i.Type != FSType || i.Source != image {
+		t.Fatalf("mounted: %+v", i)
+	}
+	part(t, wrap, "umount", dir, "").run(t, 0, "")
+	if isLocked(t, image) {
+		t.Error("umount returned before the image was closed")
+	}
+	part(t, wrap, "mount", image, "/proc/1", "").run(t, StatusFailed, "")
+	part(t, wrap, "mount", image, dir, "bad root").run(t, StatusFailed, "does not answer")
+	if i, ok := mountAt(t, dir); ok {
+		t.Errorf("still mounted: %+v", i)
+	}
+	// The state file is found by root as well when the user's own directory is
+	// one that root knows.
+	t.Setenv("PATH", "/nonexistent")
+	if len(wrap) > 0 {
+		wrap[0] = "/usr/bin/setpriv"
+	}
+	part(t, wrap, "mount", image, dir, "").run(t, StatusUsage, "install the package fuse3")
+}
+
+// shareDevFuse lets everybody open /dev/fuse, as most distributions do.
+func shareDevFuse(t *testing.T) {
+	st, err := os.Stat("/dev/fuse")
+	if err != nil {
+		t.Skipf("needs /dev/fuse: %v", err)
+	}
+	if st.Mode().Perm()&0o006 == 0o006 {
+		return
+	}
+	if err := os.Chmod("/dev/fuse", 0o666); err != nil {
+		t.Skipf("needs /dev/fuse for everybody: %v", err)
+	}
+	t.Cleanup(func() { os.Chmod("/dev/fuse", st.Mode().Perm()) })
+}
+
+// shareTree lets everybody pass through the directories above base, and gives
+// other users a copy of this binary.
+func shareTree(t *testing.T, base string) {
+	os.Chmod(filepath.Dir(base), 0o755)
+	self, err := os.Open(testBinary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	dir, err := os.MkdirTemp("", "ext4box-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(dir, 0o755)
+	t.Cleanup(func() { os.RemoveAll(dir); binaryPath = "" })
+	f, err := os.OpenFile(filepath.Join(dir, "mount.test"), os.O_WRONLY|os.O_CREATE, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(f, self); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	binaryPath = f.Name()
+}

@@ -1,0 +1,242 @@
+package mount
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// State is the open state file of a mount: see the package comment. Whoever
+// created it, or inherited the descriptor, holds its lock.
+type State struct {
+	file *os.File
+	path string
+}
+
+// StateRecord is what a state file says.
+type StateRecord struct {
+	PID    int    `json:"pid"`    // of the server
+	Image  string `json:"image"`  // the source
+	Dir    string `json:"dir"`    // the mount point
+	Device string `json:"device"` // the mount's device number, major:minor
+}
+
+const maxStateSize = 64 << 10
+
+// createState writes and locks the state file of a new mount.
+func createState(dev Dev, r StateRecord) (*State, error) {
+	dir, err := makeRuntimeDir()
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	sweep(dir)
+
+	r.Device = dev.String()
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, "new-")
+	if err != nil {
+		return nil, err
+	}
+	s := &State{file: f, path: filepath.Join(dir, dev.String())}
+	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if _, err = f.Write(append(text, '\n')); err == nil {
+			// The number may have belonged to a mount whose server is still
+			// closing its image. Whoever waits for that has the old file open.
+			err = os.Rename(f.Name(), s.path)
+		}
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close gives up the lock, if no other process has it, and leaves the file.
+func (s *State) Close() {
+	if s != nil {
+		s.file.Close()
+	}
+}
+
+// remove takes the file's name away, unless a later mount has it by now.
+func (s *State) remove() {
+	if s == nil {
+		return
+	}
+	lock, err := lockDir(filepath.Dir(s.path))
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	ours, err1 := s.file.Stat()
+	named, err2 := os.Lstat(s.path)
+	if err1 == nil && err2 == nil && os.SameFile(ours, named) {
+		os.Remove(s.path)
+	}
+}
+
+// sweep removes the state files of servers that ended without doing so. The
+// caller holds the directory's lock.
+func sweep(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		f, err := openState(filepath.Join(dir, e.Name()), os.Geteuid())
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+			os.Remove(f.Name())
+		}
+		f.Close()
+	}
+}
+
+// findState opens the state file of the mount i, or returns nil when there is
+// none that can be trusted.
+func findState(i *Info) *State {
+	uids := []int{os.Geteuid()}
+	if uid, ok := i.UserID(); ok && uid != uids[0] {
+		uids = append(uids, uid)
+	}
+	for _, uid := range uids {
+		for _, dir := range runtimeDirs(uid) {
+			path := filepath.Join(dir, i.Dev.String())
+			if f, err := openState(path, uid); err == nil {
+				return &State{file: f, path: path}
+			}
+		}
+	}
+	return nil
+}
+
+// openState opens a state file for waiting. The directory may be another
+// user's: only a regular file of that user's is taken, and opening it must not
+// block.
+func openState(path string, uid int) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != uid {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s is not a state file", path)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// Record reads the file.
+func (s *State) Record() (StateRecord, error) {
+	var r StateRecord
+	text, err := io.ReadAll(io.NewSectionReader(s.file, 0, maxStateSize))
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(text, &r)
+}
+
+// errTimeout is what WaitClosed returns when the time is over.
+var errTimeout = errors.New("timeout")
+
+// WaitClosed returns when the server has closed the image and ended, or with an
+// error after timeout. Zero waits for ever.
+func (s *State) WaitClosed(timeout time.Duration) error {
+	done := make(chan error, 1)
+	go func() { done <- flockRetry(s.file, unix.LOCK_SH) }()
+	var expired <-chan time.Time
+	if timeout > 0 {
+		t := time.NewTimer(timeout)
+		defer t.Stop()
+		expired = t.C
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-expired:
+		return errTimeout
+	}
+}
+
+func flockRetry(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func lockDir(dir string) (*os.File, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := flockRetry(d, unix.LOCK_EX); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// systemRuntimeDir is where root keeps the state files.
+const systemRuntimeDir = "/run/ext4box"
+
+// runtimeDirs is where the state files of uid's mounts may be, best first.
+func runtimeDirs(uid int) []string {
+	var dirs []string
+	if uid == 0 {
+		dirs = append(dirs, systemRuntimeDir)
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) && uid == os.Geteuid() {
+		dirs = append(dirs, filepath.Join(d, "ext4box"))
+	}
+	id := strconv.Itoa(uid)
+	return append(dirs, "/run/user/"+id+"/ext4box", "/tmp/ext4box-"+id)
+}
+
+// makeRuntimeDir finds or makes the directory for this user's state files. /tmp
+// is anybody's, so a directory there counts only when it is ours and nobody else
+// can write into it.
+func makeRuntimeDir() (string, error) {
+	var errs []error
+	for _, dir := range runtimeDirs(os.Geteuid()) {
+		err := os.Mkdir(dir, 0o700)
+		if err == nil || errors.Is(err, os.ErrExist) {
+			if err = checkPrivate(dir); err == nil {
+				return dir, nil
+			}
+		}
+		errs = append(errs, err)
+	}
+	return "", fmt.Errorf("no directory for the state file: %w", errors.Join(errs...))
+}
+
+func checkPrivate(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s does not belong to this user alone", dir)
+	}
+	return unix.Access(dir, unix.W_OK)
+}
