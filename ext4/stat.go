@@ -99,6 +99,7 @@ func (fs *FS) Stat(ino Ino) (Stat, error) {
 			}
 		}
 	case disk.ModeReg:
+		s.Flags &^= FlagProjInherit // means something for directories only
 		if in.inline() {
 			// As the kernel does, so that nobody takes the file for a hole.
 			s.Blocks += (in.size + 511) / 512

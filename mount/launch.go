@@ -35,8 +35,9 @@ type LaunchConfig struct {
 	Request Request
 	// Files are handed to the server, in order. Launch closes them.
 	Files []*os.File
-	// Log is the server's standard error once it is in the background; nil:
-	// /dev/null. Launch closes it.
+	// Log is the server's standard error: in the background from the moment it
+	// leaves the terminal, /dev/null when nil; in the foreground from the
+	// start, the launcher's own when nil. Launch closes it.
 	Log *os.File
 
 	// Warn is told what is worth a line and no reason to fail.
@@ -94,6 +95,9 @@ func (l *launcher) run() error {
 	}
 	err := l.ctl.send(message{Step: stepStart, Request: &request, files: files})
 	closeAll(files)
+	if l.Log != nil {
+		l.Log.Close() // in the background, a second time
+	}
 	if err != nil {
 		return systemf("hand the image to the server: %w", err)
 	}
@@ -134,6 +138,9 @@ func (l *launcher) startServer() error {
 	cmd.Env = append(os.Environ(), l.Env...)
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, os.Stdout, os.Stderr
+	if l.Request.Foreground && l.Log != nil {
+		cmd.Stderr = l.Log
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return systemf("start the server: %w", err)

@@ -1,10 +1,6 @@
 package mount
 
 import (
-	"bytes"
-	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,200 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// The test binary plays three parts: the tests, the command a user types
-// ("mount" and "umount"), and the server that the command starts.
-func TestMain(m *testing.M) {
-	switch part := os.Getenv("MOUNT_TEST_PART"); part {
-	case "":
-		os.Exit(m.Run())
-	case "mount":
-		os.Setenv("MOUNT_TEST_PART", "serve")
-		report(launchTest(os.Args[1], os.Args[2], os.Args[3]))
-	case "umount":
-		report(Unmount(os.Args[1], UnmountOptions{Lazy: os.Args[2] == "lazy", Timeout: 5 * time.Second}))
-	case "serve":
-		if Serve(os.Stdin, openTest) != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-}
-
-func report(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "ext4box:", err)
-	}
-	os.Exit(ExitStatus(err))
-}
-
-func launchTest(image, dir, mode string) error {
-	target, err := OpenTarget(dir)
-	if err != nil {
-		return err
-	}
-	defer target.Close()
-	if err := target.Check(image); err != nil {
-		return err
-	}
-	f, err := os.Open(image)
-	if err != nil {
-		return err
-	}
-	o := Default()
-	o.Flags |= unix.MS_RDONLY
-	config, _ := json.Marshal(mode)
-	return Launch(LaunchConfig{
-		Command: []string{"serve"},
-		Target:  target,
-		Request: Request{Source: image, Options: o, Config: config, Foreground: strings.HasPrefix(mode, "foreground")},
-		Files:   []*os.File{f},
-		Warn:    func(err error) { fmt.Fprintln(os.Stderr, "warning:", err) },
-	})
-}
-
-// responder is the least FUSE server: an empty root directory.
-type responder struct {
-	image *os.File
-	mode  string
-}
-
-func openTest(r *Request, files []*os.File) (Service, error) {
-	var mode string
-	json.Unmarshal(r.Config, &mode)
-	switch mode {
-	case "refuse":
-		return nil, &Error{StatusFailed, errors.New("not an ext4 image\x1b[31m")}
-	case "die":
-		os.Exit(3)
-	case "hang":
-		time.Sleep(time.Hour)
-	}
-	if err := unix.Flock(int(files[0].Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, &Error{StatusFailed, errors.New("the image is in use")}
-	}
-	return &responder{files[0], mode}, nil
-}
-
-func (r *responder) Close() error {
-	if strings.HasSuffix(r.mode, "slow") {
-		time.Sleep(300 * time.Millisecond)
-	}
-	return r.image.Close()
-}
-
-func (r *responder) Serve(ctx context.Context, dev *os.File, ready func()) error {
-	ended := make(chan error, 1)
-	go func() { ended <- r.loop(dev, ready) }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (r *responder) loop(dev *os.File, ready func()) error {
-	const (
-		lookup, forget, getattr, statfs, initOp, interrupt = 1, 2, 3, 17, 26, 36
-	)
-	le := binary.LittleEndian
-	buf := make([]byte, 1<<20)
-	for {
-		n, err := unix.Read(int(dev.Fd()), buf)
-		if errors.Is(err, unix.ENODEV) {
-			return nil
-		}
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		op, unique := le.Uint32(buf[4:]), le.Uint64(buf[8:])
-		var errno int32
-		var body []byte
-		switch op {
-		case initOp:
-			if r.mode == "fail init" {
-				return errors.New("cannot answer INIT")
-			}
-			body = make([]byte, 64)
-			le.PutUint32(body[0:], 7)
-			le.PutUint32(body[4:], 31)
-			le.PutUint32(body[20:], 131072)
-		case getattr:
-			body = make([]byte, 104)
-			le.PutUint64(body[16:], 1)
-			le.PutUint32(body[76:], unix.S_IFDIR|0o755)
-			le.PutUint32(body[80:], 2)
-			if r.mode == "bad root" {
-				body, errno = nil, -int32(unix.EIO)
-			}
-		case statfs:
-			body = make([]byte, 80)
-		case forget, interrupt:
-			continue
-		case lookup:
-			errno = -int32(unix.ENOENT)
-		default:
-			errno = -int32(unix.ENOSYS)
-		}
-		_ = n
-		out := make([]byte, 16, 16+len(body))
-		le.PutUint32(out[0:], uint32(16+len(body)))
-		le.PutUint32(out[4:], uint32(errno))
-		le.PutUint64(out[8:], unique)
-		if _, err := unix.Write(int(dev.Fd()), append(out, body...)); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-		if op == initOp {
-			ready()
-		}
-	}
-}
-
-// command runs a part of the test binary as a user does.
-type command struct {
-	*exec.Cmd
-	out bytes.Buffer
-}
-
-func part(t *testing.T, wrap []string, name string, args ...string) *command {
-	t.Helper()
-	args = append([]string{testBinary(t)}, args...)
-	args = append(wrap, args...)
-	c := &command{Cmd: exec.Command(args[0], args[1:]...)}
-	c.Env = append(os.Environ(), "MOUNT_TEST_PART="+name)
-	c.Stdout, c.Stderr = &c.out, &c.out
-	return c
-}
-
-// run expects the exit status and a text in the output.
-func (c *command) run(t *testing.T, status int, text string) {
-	t.Helper()
-	c.Run()
-	if got := c.ProcessState.ExitCode(); got != status {
-		t.Fatalf("%q: status %d, want %d\n%s", c.Args, got, status, c.out.String())
-	}
-	if !strings.Contains(c.out.String(), text) {
-		t.Fatalf("%q: got %q, want %q in it", c.Args, c.out.String(), text)
-	}
-}
-
-var binaryPath string
-
-// testBinary is a copy of this binary that every user can run.
-func testBinary(t *testing.T) string {
-	if binaryPath != "" {
-		return binaryPath
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return self
-}
 
 // scratch makes an image file, a mount point and a private runtime directory, and
 // sees to it that nothing stays mounted.
@@ -339,6 +141,7 @@ func TestInterrupt(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Process.Kill() })
 	waitFor(t, "the server", func() bool {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", c.Process.Pid))
 		return slices.ContainsFunc(tasks, func(path string) bool {

@@ -44,9 +44,6 @@ func (s *Server) Ioctl(r *fuse.Request, in *fuse.IoctlIn, _ []byte, _ *fuse.Ioct
 			return 0, s.errno(r, err)
 		}
 		flags := st.Flags & ext4.FlagsVisible
-		if st.IsRegular() {
-			flags &^= ext4.FlagProjInherit
-		}
 		switch in.Cmd {
 		case unix.FS_IOC_GETFLAGS:
 			answer = le.AppendUint32(nil, flags)
