@@ -48,6 +48,10 @@ type Options struct {
 	Lock     Lock
 	LockWait time.Duration // 0 means DefaultLockWait, negative not to wait
 
+	// Name is what errors call the device. Empty means the name of the file,
+	// which a descriptor from another process has lost.
+	Name string
+
 	// Buffered switches direct I/O off.
 	Buffered bool
 }

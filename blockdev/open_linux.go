@@ -74,7 +74,10 @@ func checkOpened(f *os.File, o Options, block bool) error {
 // reads the partition table, if o.Partition asks for it. It switches the direct
 // I/O flag of f, which descriptors duplicated from f share.
 func NewFile(f *os.File, o Options) (*File, error) {
-	name := f.Name()
+	name := o.Name
+	if name == "" {
+		name = f.Name()
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, openError(name, err, o)

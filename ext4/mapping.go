@@ -172,7 +172,7 @@ func (fs *FS) readDevice(p []byte, off int64) error {
 		return nil
 	}
 	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		err = fmt.Errorf("the device is too short: %w", syscall.EIO)
 	}
 	return err
 }

@@ -87,7 +87,7 @@ func (fs *FS) checkJournalDevice(dev blockdev.Device) error {
 	raw := make([]byte, disk.SuperblockSize)
 	if n, err := dev.ReadAt(raw, disk.SuperblockOffset); n < len(raw) {
 		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
+			err = fmt.Errorf("the device is too short: %w", syscall.EIO)
 		}
 		return fmt.Errorf("read the superblock of the journal device: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"syscall"
 
 	"ext4box/ext4/internal/disk"
@@ -55,7 +56,7 @@ func (fs *FS) readSuperblock() error {
 	}
 	if n, err := fs.dev.ReadAt(raw, off); n < len(raw) {
 		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
+			err = fmt.Errorf("the device is too short: %w", syscall.EIO)
 		}
 		return fmt.Errorf("read superblock: %w", err)
 	}
@@ -84,8 +85,9 @@ func (fs *FS) readSuperblock() error {
 	if err != nil {
 		return err
 	}
-	if want := int64(geo.BlocksCount) << geo.BlockBits; want < 0 || want > fs.dev.Size() {
-		return &TruncatedError{Want: want, Have: fs.dev.Size()}
+	if have := fs.dev.Size(); geo.BlocksCount > uint64(have)>>geo.BlockBits {
+		want := min(geo.BlocksCount, math.MaxInt64>>geo.BlockBits)
+		return &TruncatedError{Want: int64(want << geo.BlockBits), Have: have}
 	}
 	fs.sb, fs.geo = sb, geo
 	fs.superBlock = uint64(off) >> geo.BlockBits

@@ -76,7 +76,7 @@ func (m *Mover) readMapping(ino Ino, p []byte, pos uint64) (int, error) {
 		got, err := m.Dev.ReadAt(p[:n], int64(mp.Addr+skip))
 		if got < n {
 			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
+				err = fmt.Errorf("the device is too short: %w", syscall.EIO)
 			}
 			return 0, fmt.Errorf("inode %d: read data at device offset %d: %w", ino, mp.Addr+skip, err)
 		}

@@ -47,14 +47,16 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if len(files) == 0 {
 		return nil, errors.New("the launcher sent no image")
 	}
-	dev, err := blockdev.NewFile(files[0], o.device(blockdev.LockShared))
+	options := o.device(blockdev.LockShared)
+	options.Name, _ = blockdev.ParseSpec(r.Source)
+	dev, err := blockdev.NewFile(files[0], options)
 	if err != nil {
 		return nil, mountError(err)
 	}
 	var journal blockdev.Device
 	if len(files) > 1 {
-		_, partition := blockdev.ParseSpec(o.Journal)
-		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: true, Lock: blockdev.LockShared, Partition: partition})
+		name, partition := blockdev.ParseSpec(o.Journal)
+		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: true, Lock: blockdev.LockShared, Partition: partition, Name: name})
 		if err != nil {
 			return nil, mountError(fmt.Errorf("external journal: %w", err))
 		}

@@ -3,8 +3,10 @@ package buffer
 import (
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"ext4box/ext4/internal/cache"
 )
@@ -113,6 +115,8 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 		return b, nil
 	}
 	if err := check(b.Data); err != nil {
+		// Nobody has got hold of the data unless it passed for another tag.
+		b.loaded = b.verified.Load() != 0
 		return nil, err
 	}
 	b.verified.Store(tag.word())
@@ -146,12 +150,16 @@ func (c *Cache) Prefetch(first uint64, n int) {
 func (c *Cache) Has(blk uint64) bool { return c.blocks.Get(blk) != nil }
 
 func (c *Cache) readAt(p []byte, blk uint64) error {
-	n, err := c.dev.ReadAt(p, int64(blk)*int64(c.blockSize))
+	var n int
+	err := io.EOF
+	if blk < math.MaxInt64/uint64(c.blockSize) {
+		n, err = c.dev.ReadAt(p, int64(blk)*int64(c.blockSize))
+	}
 	if n == len(p) {
 		return nil
 	}
 	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		err = fmt.Errorf("the device is too short: %w", syscall.EIO)
 	}
 	return fmt.Errorf("read metadata block %d: %w", blk, err)
 }

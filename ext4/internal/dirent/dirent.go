@@ -47,7 +47,10 @@ func (d *Dir) blockSize() uint64 { return uint64(d.Map.Geo.BlockSize) }
 
 // blocks is the number of blocks, after checking that so many can exist.
 func (d *Dir) blocks() (uint64, error) {
-	n := (d.Size + d.blockSize() - 1) / d.blockSize()
+	n := d.Size / d.blockSize()
+	if d.Size%d.blockSize() != 0 {
+		n++
+	}
 	if n > d.Map.Geo.BlocksCount || n > extent.MaxBlocks {
 		return 0, disk.Corruptf(disk.InodeName(d.Map.Ino), "directory of %d bytes is larger than the filesystem", d.Size)
 	}

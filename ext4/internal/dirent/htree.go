@@ -47,7 +47,7 @@ func (d *Dir) lookupIndex(m *matcher) (ino uint32, usable bool, err error) {
 	var path [maxIndexLevels + 1]frame
 	depth := 0
 	path[0] = frame{node, node.Search(hash)}
-	for {
+	for range blocks {
 		for depth < int(root.Levels) {
 			f := &path[depth]
 			node, err := d.indexNode(uint64(f.node.Block(f.at)), blocks)
@@ -76,6 +76,7 @@ func (d *Dir) lookupIndex(m *matcher) (ino uint32, usable bool, err error) {
 			return 0, true, nil
 		}
 	}
+	return 0, false, disk.Corruptf(what, "index leads to more leaves than there are blocks")
 }
 
 // indexNode returns an inner node of the index.

@@ -37,7 +37,9 @@ type DirEntry struct {
 
 // DecodeDirEntry reads the entry at off of a directory block and checks that
 // it and its name stay inside the block. filetype says whether the filesystem
-// has that feature; without it the name length takes two bytes.
+// has that feature. Without it the byte of the type is the high one of the name
+// length and always zero, but for the checksum entry; like the kernel, nobody
+// looks at it.
 func DecodeDirEntry(b []byte, off int, filetype bool) (e DirEntry, problem string) {
 	if off < 0 || off+DirEntryHeader > len(b) {
 		return e, "entry starts too close to the end of the block"
@@ -48,8 +50,6 @@ func DecodeDirEntry(b []byte, off int, filetype bool) (e DirEntry, problem strin
 	nameLen := int(b[off+6])
 	if filetype {
 		e.FileType = b[off+7]
-	} else if b[off+7] != 0 {
-		return e, "name is too long"
 	}
 	switch {
 	case e.RecLen < DirEntryHeader+4:
