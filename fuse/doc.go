@@ -35,7 +35,7 @@
 //
 //	Worker.busy > Session.mu
 //	Worker.busy > Worker.mu
-//	Worker.busy > readers.mu, Device.mu
+//	readers.mu, Device.mu: alone
 //
 // Worker.busy is held while an operation runs. DESTROY and the end of Serve take the busy locks of
 // the other workers one after the other to wait for them; only one goroutine ever does. INTERRUPT

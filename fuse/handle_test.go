@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 )
 
 // noTransport is for tests that hand messages to a worker themselves.
@@ -128,7 +129,8 @@ func samples() []sample {
 		{OpAccess, [][]byte{raw(&AccessIn{Mask: 4})}, "access 4", 0},
 		{OpCreate, [][]byte{raw(&CreateIn{Mode: 0o640}), str("name")}, "create 640 name", 144},
 		{OpBmap, [][]byte{raw(&BmapIn{Block: 3})}, "bmap 3", 8},
-		{OpIoctl, [][]byte{raw(&IoctlIn{Cmd: 0x12, InSize: 5, OutSize: 64}), []byte("input")}, "ioctl 0x12 input", 21},
+		{OpIoctl, [][]byte{raw(&IoctlIn{Cmd: 0x12, InSize: 36, OutSize: 64}), []byte("input that reaches into the payload.")},
+			"ioctl 0x12 input that reaches into the payload.", 52},
 		{OpPoll, [][]byte{raw(&PollIn{Events: 5})}, "poll 5", 8},
 		{OpNotifyReply, [][]byte{raw(&NotifyRetrieveIn{Size: 4}), []byte("page")}, "notifyreply 4242 page", -1},
 		{OpBatchForget, [][]byte{raw(&BatchForgetIn{Count: 2}), raw(&[2]ForgetOne{{1, 2}, {3, 4}})}, "forget 1 2;forget 3 4", -1},
@@ -399,6 +401,55 @@ func TestDestroy(t *testing.T) {
 	if call := e.take(); call != "" {
 		t.Errorf("called after DESTROY: %q", call)
 	}
+}
+
+// TestServedOut: once Serve has returned nothing begins, not even with INIT.
+func TestServedOut(t *testing.T) {
+	e := &echo{}
+	r := newRig(t, e, Options{})
+	if err := r.s.Serve(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if h, _, _ := r.do(message(OpInit, 0, raw(&InitIn{Major: 7, Minor: 46}))); h.Error != -int32(syscall.EIO) || r.s.Protocol() != nil {
+		t.Errorf("INIT: %+v", h)
+	}
+	if call := e.take(); call != "" {
+		t.Errorf("called %q", call)
+	}
+}
+
+// TestAligned: data of READ and WRITE is ready for direct I/O.
+func TestAligned(t *testing.T) {
+	r := startRig(t, aligned{t: t}, 0)
+	for _, msg := range [][]byte{
+		message(OpRead, 5, raw(&ReadIn{Size: 8192})),
+		message(OpWrite, 5, raw(&WriteIn{Size: 4096}), make([]byte, 4096)),
+	} {
+		if h, _, _ := r.do(msg); h.Error != 0 {
+			t.Errorf("%+v", h)
+		}
+	}
+	if n := len(r.buf.request()); n < requestHead+r.s.PayloadSize() {
+		t.Errorf("room for a request of %d bytes", n)
+	}
+}
+
+type aligned struct {
+	Unimplemented
+	t *testing.T
+}
+
+func (a aligned) Read(r *Request, in *ReadIn, buf []byte) (int, syscall.Errno) { return a.check(buf) }
+
+func (a aligned) Write(r *Request, in *WriteIn, data []byte) (int, syscall.Errno) {
+	return a.check(data)
+}
+
+func (a aligned) check(b []byte) (int, syscall.Errno) {
+	if addr := uintptr(unsafe.Pointer(unsafe.SliceData(b))); addr%uintptr(pageSize) != 0 {
+		a.t.Errorf("data is at %#x", addr)
+	}
+	return len(b), 0
 }
 
 func TestExtensions(t *testing.T) {

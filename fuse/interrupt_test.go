@@ -121,6 +121,28 @@ func TestInterruptBeforeDone(t *testing.T) {
 	}
 }
 
+// TestInterruptTwice: the kernel may repeat itself.
+func TestInterruptTwice(t *testing.T) {
+	ops := &echo{}
+	a := startRig(t, ops, 0)
+	b := a.second(t)
+	ops.hook = func(r *Request) {
+		done := r.Done()
+		for range 3 {
+			if h, _, ok := b.do(interruptMessage(r.Unique)); ok {
+				t.Errorf("INTERRUPT was answered: %+v", h)
+			}
+			<-done
+		}
+	}
+	if h, _, _ := a.do(message(OpGetattr, 5, raw(&GetattrIn{}))); h.Error != 0 {
+		t.Errorf("%+v", h)
+	}
+	if n := a.s.Stats().Panics; n != 0 {
+		t.Errorf("%d panics", n)
+	}
+}
+
 // TestInterruptRace lets requests and interrupts race; each request is either interrupted or not, and
 // no interrupt reaches a later one.
 func TestInterruptRace(t *testing.T) {

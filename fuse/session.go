@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// ErrAborted is returned by Session.Serve when the connection was aborted: by hand, by a forced
-// unmount, or by the kernel's request timeout.
+// ErrAborted is returned by Session.Serve when the connection was aborted through its control file. A
+// forced unmount and the kernel's request timeout abort it as well, but look like an unmount.
 var ErrAborted = fmt.Errorf("the FUSE connection was aborted: %w", syscall.ECONNABORTED)
 
 // Options configure a Session.
