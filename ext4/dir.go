@@ -66,7 +66,7 @@ func (fs *FS) entries(in *inode) (directory, error) {
 			Format:   &fs.dirFormat,
 			Map:      fs.blockMap(in),
 			Size:     in.size,
-			Indexed:  in.Flags&disk.FlagIndex != 0,
+			Indexed:  in.Flags&disk.FlagIndex != 0 && fs.sb.Compat&disk.CompatDirIndex != 0,
 			Casefold: casefold,
 			RawNames: in.encrypted(),
 		}, nil
@@ -177,7 +177,7 @@ func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
 		if int64(i) < pos-fastEntries || e.Ino == 0 {
 			continue
 		}
-		if !fn(Dirent{Ino: Ino(e.Ino), Name: e.Name, Next: fastEntries + int64(i) + 1}) {
+		if !fn(Dirent{Ino: Ino(e.Ino), Type: fs.fastType(Ino(e.Ino)), Name: e.Name, Next: fastEntries + int64(i) + 1}) {
 			break
 		}
 	}

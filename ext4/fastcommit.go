@@ -160,3 +160,52 @@ func (fs *FS) storedSectors(ino Ino, fi *fastcommit.Inode) (uint64, error) {
 	in := disk.DecodeInode(raw, fs.sb.CreatorOS == disk.CreatorHurd)
 	return in.Sectors(fs.sb.ROCompat&disk.ROCompatHugeFile != 0, fs.geo.BlockBits), nil
 }
+
+// fastSpace is what fast commits take beyond what the group descriptors count:
+// the space and the inodes that came with them. What they freed is not counted.
+func (fs *FS) fastSpace() (clusters, inodes uint64, err error) {
+	if fs.fc == nil {
+		return 0, 0, nil
+	}
+	hurd := fs.sb.CreatorOS == disk.CreatorHurd
+	huge := fs.sb.ROCompat&disk.ROCompatHugeFile != 0
+	for n, fi := range fs.fc.Inodes() {
+		raw, err := fs.storedInode(Ino(n))
+		if err != nil || fi.Freed {
+			continue // there is no such inode, or none any longer
+		}
+		before := disk.DecodeInode(raw, hurd)
+		if before.Links == 0 {
+			inodes++
+			before.Blocks = 0
+		}
+		in, err := fs.iget(Ino(n))
+		if err != nil {
+			continue
+		}
+		if fd := fs.fastDir(in.ino); fd != nil && fd.Made && !in.inline() {
+			clusters++ // the kernel gives it a block when it replays
+		}
+		if !in.IsReg() || fi.Image == nil {
+			continue
+		}
+		sectors, err := fs.countSectors(in)
+		if err != nil {
+			return 0, 0, err
+		}
+		if had := before.Sectors(huge, fs.geo.BlockBits); sectors > had {
+			clusters += (sectors - had) >> (fs.geo.BlockBits - 9 + fs.geo.ClusterBits)
+		}
+	}
+	return clusters, inodes, nil
+}
+
+// fastType is the type, as directory entries have it, of an inode that a fast
+// commit gave a name.
+func (fs *FS) fastType(ino Ino) uint8 {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return DTUnknown
+	}
+	return uint8(in.Mode >> 12)
+}

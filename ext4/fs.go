@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 
 	"ext4box/blockdev"
 	"ext4box/ext4/internal/buffer"
@@ -76,13 +75,13 @@ type FS struct {
 	nodes *cache.Cache[inode]
 	mover iomap.Mover
 
-	dirFormat   dirent.Format
-	superBlock  uint64 // block of the superblock in use
-	recovery    Recovery
-	journalLen  uint64            // blocks of an internal journal
-	fc          *fastcommit.State // nil when there are none
-	orphans     map[Ino]struct{}  // nil when there are none
-	freeSummary func() (freeSpace, error)
+	dirFormat  dirent.Format
+	superBlock uint64 // block of the superblock in use
+	recovery   Recovery
+	journalLen uint64            // blocks of an internal journal
+	fc         *fastcommit.State // nil when there are none
+	orphans    map[Ino]struct{}  // nil when there are none
+	free       freeSummary
 }
 
 // Recovery says what opening an image had to do to see a consistent state.
@@ -146,7 +145,7 @@ func (fs *FS) load() error {
 	if sb.Incompat&disk.IncompatCasefold != 0 {
 		fs.dirFormat.Fold = casefold.Fold
 	}
-	fs.freeSummary = sync.OnceValues(fs.sumFree)
+	fs.free = freeSummary{}
 	return nil
 }
 

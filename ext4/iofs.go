@@ -210,6 +210,7 @@ func (f *openFile) ReadAt(p []byte, off int64) (int, error) {
 
 func (f *openFile) Seek(off int64, whence int) (int64, error) {
 	switch whence {
+	case io.SeekStart:
 	case io.SeekCurrent:
 		off += f.pos
 	case io.SeekEnd:
@@ -219,6 +220,8 @@ func (f *openFile) Seek(off int64, whence int) (int64, error) {
 		if off, err = f.fs.Seek(f.info.stat.Ino, off, whence); err != nil {
 			return 0, &iofs.PathError{Op: "seek", Path: f.info.name, Err: err}
 		}
+	default:
+		off = -1
 	}
 	if off < 0 {
 		return 0, &iofs.PathError{Op: "seek", Path: f.info.name, Err: syscall.EINVAL}

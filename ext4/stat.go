@@ -100,14 +100,14 @@ func (fs *FS) Stat(ino Ino) (Stat, error) {
 		}
 	case disk.ModeReg:
 		s.Flags &^= FlagProjInherit // means something for directories only
-		if in.inline() {
-			// As the kernel does, so that nobody takes the file for a hole.
-			s.Blocks += (in.size + 511) / 512
-		}
 		if fi := fs.fastInode(ino); fi != nil && fi.Image != nil {
 			if s.Blocks, err = fs.countSectors(in); err != nil {
 				return s, err
 			}
+		}
+		if in.inline() {
+			// As the kernel does, so that nobody takes the file for a hole.
+			s.Blocks += (in.size + 511) / 512
 		}
 		if fs.isOrphan(ino) {
 			beyond, err := fs.sectorsBeyondEOF(in)

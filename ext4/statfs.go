@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"encoding/binary"
+	"sync"
 
 	"ext4box/ext4/internal/disk"
 )
@@ -28,11 +29,30 @@ type freeSpace struct {
 	inodes   uint64
 }
 
+// freeSummary keeps the sum once it could be made.
+type freeSummary struct {
+	mu   sync.Mutex
+	done bool
+	sum  freeSpace
+}
+
+func (s *freeSummary) get(compute func() (freeSpace, error)) (sum freeSpace, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.done {
+		if s.sum, err = compute(); err != nil {
+			return freeSpace{}, err
+		}
+		s.done = true
+	}
+	return s.sum, nil
+}
+
 // Statfs returns the space of the filesystem as the kernel computes it. The
 // first call reads the group descriptors, which is the only work in this package
 // that grows with the size of the filesystem.
 func (fs *FS) Statfs() (Statfs, error) {
-	free, err := fs.freeSummary()
+	free, err := fs.free.get(fs.sumFree)
 	if err != nil {
 		return Statfs{}, err
 	}
@@ -82,7 +102,10 @@ func (fs *FS) sumFree() (free freeSpace, err error) {
 	clusters, inodes := fs.orphanSpace()
 	free.clusters += clusters
 	free.inodes += inodes
-	return free, nil
+	clusters, inodes, err = fs.fastSpace()
+	free.clusters -= min(clusters, free.clusters)
+	free.inodes -= min(inodes, free.inodes)
+	return free, err
 }
 
 // overheadClusters is the space that the filesystem's own structures take, as

@@ -48,7 +48,7 @@ func (fs *FS) readSuperblock() error {
 		return fmt.Errorf("superblock location sb=%d is negative: %w", fs.opts.Superblock, syscall.EINVAL)
 	}
 	if fs.opts.Superblock > 0 {
-		off = fs.opts.Superblock * 1024
+		off = min(fs.opts.Superblock, math.MaxInt64/1024) * 1024
 	}
 	raw := make([]byte, disk.SuperblockSize)
 	if off > fs.dev.Size()-disk.SuperblockSize {

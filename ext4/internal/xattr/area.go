@@ -1,6 +1,7 @@
 package xattr
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"ext4box/ext4/internal/disk"
@@ -57,7 +58,10 @@ func newArea(what string, b []byte, first, base int) (Area, error) {
 	a := Area{b: b, first: first, base: base}
 	end := first // of the entry list
 	for off := first; ; {
-		_, next, last, problem := disk.NextXattr(b, off)
+		e, next, last, problem := disk.NextXattr(b, off)
+		if problem == "" && bytes.IndexByte(e.Name, 0) >= 0 {
+			problem = "attribute name contains a zero byte"
+		}
 		if problem != "" {
 			return Area{}, disk.Corruptf(what, "%s", problem)
 		}
