@@ -17,13 +17,21 @@ func newCatCommand() *cobra.Command {
 		Use:     "cat IMAGE PATH...",
 		Short:   "Write files of an image to standard output",
 		Example: `  ext4box cat disk.img /etc/fstab`,
-		Args:    cobra.MinimumNArgs(2),
+		Args:    argCount(2, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withImage(args[0], o, func(fs *ext4.FS) error {
+				failed := false
 				for _, p := range args[1:] {
-					if err := cat(cmd.OutOrStdout(), fs, p); err != nil {
-						return pathError(p, err)
+					switch err := cat(cmd.OutOrStdout(), fs, p); {
+					case errors.As(err, new(writeError)):
+						return err
+					case err != nil:
+						failed = true
+						warn(cmd.ErrOrStderr(), pathError(p, err))
 					}
+				}
+				if failed {
+					return errSilent
 				}
 				return nil
 			})
@@ -32,6 +40,11 @@ func newCatCommand() *cobra.Command {
 	o.addFlags(cmd.Flags())
 	return cmd
 }
+
+// writeError is a failure of the output, which ends everything.
+type writeError struct{ error }
+
+func (e writeError) Unwrap() error { return e.error }
 
 func cat(w io.Writer, fs *ext4.FS, path string) error {
 	ino, err := fs.ResolveFollow(path)
@@ -52,7 +65,7 @@ func cat(w io.Writer, fs *ext4.FS, path string) error {
 	for off := int64(0); ; {
 		n, err := fs.ReadAt(ino, buf, off)
 		if _, werr := w.Write(buf[:n]); werr != nil {
-			return fmt.Errorf("write: %w", werr)
+			return writeError{werr}
 		}
 		off += int64(n)
 		switch {

@@ -32,7 +32,7 @@ Nothing outside DEST is written, whatever links the image holds.`,
 		Example: `  ext4box cp disk.img /etc/fstab .
   ext4box cp disk.img / ./everything
   sudo ext4box cp disk.img@p2 /home /srv /backup`,
-		Args: cobra.MinimumNArgs(3),
+		Args: argCount(3, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			last := len(args) - 1
 			return cp(cmd, args[0], args[1:last], args[last], o)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ func newDoctorCommand() *cobra.Command {
 		Long: `Show what this machine offers to ext4box, and what to do about what it lacks.
 The exit status is 1 when mounting is not possible. IMAGE, or else the current
 directory, is where direct I/O is tried.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: argCount(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := probe.Options{Dir: ".", Child: []string{"ext4box", "probe"}}
 			if len(args) > 0 {
@@ -44,9 +45,12 @@ func doctor(cmd *cobra.Command, checks []probe.Check, asJSON bool) error {
 		if asJSON {
 			continue
 		}
-		fmt.Fprintf(out, "%-16s %-8s %s\n", c.Name, c.Answer, printable(c.Detail))
+		text := fmt.Sprintf("%-16s %-8s %s\n", c.Name, c.Answer, printable(c.Detail))
 		if c.Advice != "" && c.Answer != probe.Yes {
-			fmt.Fprintf(out, "%25s %s\n", "->", c.Advice)
+			text += fmt.Sprintf("%25s %s\n", "->", c.Advice)
+		}
+		if _, err := io.WriteString(out, text); err != nil {
+			return err
 		}
 	}
 	if !able {

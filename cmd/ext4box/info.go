@@ -25,7 +25,7 @@ func newInfoCommand() *cobra.Command {
 		Short: "Show the superblock of an image: size, features, state",
 		Example: `  ext4box info disk.img@p2
   ext4box info --json disk.img | jq -r .uuid`,
-		Args: cobra.ExactArgs(1),
+		Args: argCount(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return info(cmd, args[0], o) },
 	}
 	f := cmd.Flags()
@@ -38,6 +38,11 @@ func newInfoCommand() *cobra.Command {
 // infoJSON is what info --json writes.
 type infoJSON struct {
 	ext4.Info
+	// Exactly, when they are not Unicode.
+	LabelBytes        []byte `json:"label_bytes,omitempty"`
+	LastMountedBytes  []byte `json:"last_mounted_bytes,omitempty"`
+	MountOptionsBytes []byte `json:"mount_options_bytes,omitempty"`
+
 	GroupList []ext4.GroupInfo `json:"group_list,omitempty"`
 }
 
@@ -69,6 +74,9 @@ func info(cmd *cobra.Command, image string, o infoOptions) (err error) {
 
 func infoAsJSON(w io.Writer, fs *ext4.FS, groups bool) error {
 	j := infoJSON{Info: fs.Info()}
+	j.LabelBytes = newName(j.Label).Bytes
+	j.LastMountedBytes = newName(j.LastMounted).Bytes
+	j.MountOptionsBytes = newName(j.MountOptions).Bytes
 	if groups {
 		for g, err := range fs.Groups() {
 			if err != nil {

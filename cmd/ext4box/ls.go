@@ -32,7 +32,7 @@ func newLsCommand() *cobra.Command {
 		Example: `  ext4box ls disk.img
   ext4box ls -lR disk.img@p2 /etc
   ext4box ls --json disk.img / | jq -r '.[].path'`,
-		Args: cobra.MinimumNArgs(1),
+		Args: argCount(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error { return ls(cmd, args[0], args[1:], o) },
 	}
 	f := cmd.Flags()
@@ -80,10 +80,8 @@ func ls(cmd *cobra.Command, image string, paths []string, o lsOptions) error {
 			l.show = printable
 		}
 		l.array = &jsonArray{w: l.out}
-		for _, p := range paths {
-			if err := l.path(p, len(paths) > 1 || o.recursive); err != nil {
-				return err
-			}
+		if err := l.paths(paths); err != nil {
+			return err
 		}
 		if o.json {
 			if err := l.array.end(); err != nil {
@@ -103,29 +101,43 @@ func ls(cmd *cobra.Command, image string, paths []string, o lsOptions) error {
 // problem reports what could not be listed; the rest still is.
 func (l *lister) problem(path string, err error) {
 	l.failed = true
-	fmt.Fprintf(l.stderr, "ext4box: %v\n", pathError(path, err))
+	warn(l.stderr, pathError(path, err))
 }
 
-// path lists one argument.
-func (l *lister) path(path string, heading bool) error {
+// paths lists the arguments: first the files, then what is in the directories, as
+// ls(1) does, so that no file seems to be in a directory.
+func (l *lister) paths(paths []string) error {
 	resolve := l.fs.ResolveFollow
 	if l.o.long || l.o.directory {
 		resolve = l.fs.Resolve
 	}
-	ino, err := resolve(path)
-	if err != nil {
-		l.problem(path, err)
-		return nil
+	var files, dirs []listed
+	for _, path := range paths {
+		e := listed{name: path, path: path}
+		var err error
+		if e.ino, err = resolve(path); err == nil {
+			err = l.fill(&e, true)
+		}
+		switch {
+		case err != nil:
+			l.problem(path, err)
+		case l.o.directory || !e.dir:
+			files = append(files, e)
+		default:
+			dirs = append(dirs, e)
+		}
 	}
-	e := listed{name: path, path: path, ino: ino}
-	if err := l.fill(&e, true); err != nil {
-		l.problem(path, err)
-		return nil
+	if len(files) > 0 {
+		if err := l.print(files); err != nil {
+			return err
+		}
 	}
-	if l.o.directory || !e.dir {
-		return l.print([]listed{e})
+	for _, d := range dirs {
+		if err := l.tree(d, len(paths) > 1 || l.o.recursive); err != nil {
+			return err
+		}
 	}
-	return l.tree(e, heading)
+	return nil
 }
 
 // tree lists a directory and, if asked, those below it. The stack holds the

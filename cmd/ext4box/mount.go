@@ -41,7 +41,7 @@ somebody else mounts.`,
 		Example: `  ext4box mount disk.img /mnt
   ext4box mount -o ro,allow_other,noexec disk.img@p2 /mnt
   mount -t fuse.ext4box disk.img /mnt`,
-		Args: cobra.ExactArgs(2),
+		Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error { return mountImage(cmd, args[0], args[1], o) },
 	}
 	f := cmd.Flags()
@@ -60,7 +60,7 @@ somebody else mounts.`,
 func newMountHelperCommand() *cobra.Command {
 	var o mountOptions
 	cmd := &cobra.Command{
-		Use: "mount-helper IMAGE DIR", Hidden: true, Args: cobra.ExactArgs(2),
+		Use: "mount-helper IMAGE DIR", Hidden: true, Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error { return mountImage(cmd, args[0], args[1], o) },
 	}
 	f := cmd.Flags()

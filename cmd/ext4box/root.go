@@ -30,12 +30,39 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(stderr, "ext4box: %s\n", strings.TrimRight(text, "\n"))
+		warn(stderr, err)
 	}
 	if e, ok := errors.AsType[*mount.Error](err); ok {
 		return e.Status
 	}
 	return 1
+}
+
+// warn writes one error as one line. Names in it may come from an image, or from
+// whoever named the image: a terminal is shown none of their control characters.
+func warn(w io.Writer, err error) {
+	text := strings.ReplaceAll(strings.TrimRight(err.Error(), "\n"), "\n", "; ")
+	fmt.Fprintf(w, "ext4box: %s\n", printable(text))
+}
+
+// argCount checks the number of arguments, and that none of them is empty: an
+// unset variable in a script must not be taken for the root directory. max is -1
+// when there is no limit.
+func argCount(min, max int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < min || max >= 0 && len(args) > max {
+			what := "too few arguments"
+			if len(args) >= min {
+				what = "too many arguments"
+			}
+			return fmt.Errorf("%s: use '%s', or see '%s --help'", what,
+				strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
+		}
+		if slices.Contains(args, "") {
+			return errors.New("an argument is empty: name an image, a path or a directory")
+		}
+		return nil
+	}
 }
 
 // verbFor finds out how the program was called: as a helper of mount(8) or

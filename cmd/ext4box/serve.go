@@ -20,7 +20,7 @@ import (
 // looks at the list of processes; what it needs comes through standard input.
 func newServeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "serve IMAGE DIR", Hidden: true, Args: cobra.ExactArgs(2),
+		Use: "serve IMAGE DIR", Hidden: true, Args: argCount(2, 2),
 		RunE: func(*cobra.Command, []string) error {
 			if mount.Serve(os.Stdin, openService) != nil {
 				return errSilent // the launcher, or the log, has been told

@@ -24,7 +24,7 @@ func newStatCommand() *cobra.Command {
 		Short: "Show the attributes of files in an image",
 		Example: `  ext4box stat disk.img /etc/passwd
   ext4box stat --json disk.img /etc/passwd`,
-		Args: cobra.MinimumNArgs(2),
+		Args: argCount(2, -1),
 		RunE: func(cmd *cobra.Command, args []string) error { return stat(cmd, args[0], args[1:], o) },
 	}
 	f := cmd.Flags()
@@ -39,11 +39,16 @@ type statJSON struct {
 	fileJSON
 	FlagNames []string    `json:"flag_names"`
 	Xattrs    []xattrJSON `json:"xattrs"`
+
+	file listed // its strings as they are
 }
 
 type xattrJSON struct {
-	Name  string `json:"name"`
-	Value []byte `json:"value"` // base64
+	Name      string `json:"name"`
+	NameBytes []byte `json:"name_bytes,omitempty"` // when name is not Unicode
+	Value     []byte `json:"value"`                // base64
+
+	exact string // the name as it is
 }
 
 func stat(cmd *cobra.Command, image string, paths []string, o statOptions) error {
@@ -51,17 +56,19 @@ func stat(cmd *cobra.Command, image string, paths []string, o statOptions) error
 		out := cmd.OutOrStdout()
 		array := &jsonArray{w: out}
 		failed := false
-		for i, p := range paths {
+		shown := false
+		for _, p := range paths {
 			s, err := statPath(fs, p, o.follow)
 			if err != nil {
 				failed = true
-				fmt.Fprintf(cmd.ErrOrStderr(), "ext4box: %v\n", pathError(p, err))
+				warn(cmd.ErrOrStderr(), pathError(p, err))
 				continue
 			}
 			if o.json {
 				err = array.add(s)
 			} else {
-				err = printStat(out, s, i > 0)
+				err = printStat(out, s, shown)
+				shown = true
 			}
 			if err != nil {
 				return err
@@ -97,7 +104,7 @@ func statPath(fs *ext4.FS, path string, follow bool) (*statJSON, error) {
 			return nil, err
 		}
 	}
-	s := &statJSON{fileJSON: newFileJSON(&e), FlagNames: flagWords(e.stat.Flags), Xattrs: []xattrJSON{}}
+	s := &statJSON{fileJSON: newFileJSON(&e), FlagNames: flagWords(e.stat.Flags), Xattrs: []xattrJSON{}, file: e}
 	names, err := fs.Listxattr(ino)
 	if err != nil {
 		return nil, err
@@ -107,7 +114,8 @@ func statPath(fs *ext4.FS, path string, follow bool) (*statJSON, error) {
 		if err != nil {
 			return nil, fmt.Errorf("attribute %q: %w", n, err)
 		}
-		s.Xattrs = append(s.Xattrs, xattrJSON{n, value})
+		text := newName(n)
+		s.Xattrs = append(s.Xattrs, xattrJSON{text.Text, text.Bytes, value, n})
 	}
 	return s, nil
 }
@@ -120,10 +128,10 @@ func printStat(w io.Writer, s *statJSON, blank bool) error {
 	row := func(key, format string, a ...any) {
 		fmt.Fprintf(&b, "%9s: %s\n", key, fmt.Sprintf(format, a...))
 	}
-	row("Path", "%s", printable(s.Path))
+	row("Path", "%s", printable(s.file.path))
 	row("Type", "%s", s.Type)
 	if s.IsSymlink() {
-		row("Target", "%s", printable(s.Target))
+		row("Target", "%s", printable(s.file.target))
 	}
 	row("Inode", "%d, generation %d", s.Ino, s.Generation)
 	row("Mode", "%04o %s", s.Mode&0o7777, modeString(s.Mode))
@@ -146,7 +154,7 @@ func printStat(w io.Writer, s *statJSON, blank bool) error {
 		row("Project", "%d", s.ProjectID)
 	}
 	for _, x := range s.Xattrs {
-		row("Attribute", "%s=%s", printable(x.Name), xattrText(x.Value))
+		row("Attribute", "%s=%s", printable(x.exact), xattrText(x.Value))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -28,7 +28,7 @@ func newTarCommand() *cobra.Command {
 with nanoseconds, extended attributes, ACLs, hard links and devices.`,
 		Example: `  ext4box tar disk.img | zstd > disk.tar.zst
   ext4box tar -f etc.tar disk.img@p2 /etc`,
-		Args: cobra.MinimumNArgs(1),
+		Args: argCount(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error { return tarOut(cmd, args[0], args[1:], o) },
 	}
 	cmd.Flags().StringVarP(&o.file, "file", "f", "-", "write to `FILE`; - is standard output")

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +72,7 @@ func (a *jsonArray) add(v any) error {
 	if err != nil {
 		return err
 	}
+	text = escapeJSON(text)
 	open := ",\n"
 	if a.count == 0 {
 		open = "[\n"
@@ -90,7 +93,32 @@ func (a *jsonArray) end() error {
 
 // printJSON writes one value, indented.
 func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(escapeJSON(text), '\n'))
+	return err
+}
+
+// escapeJSON escapes what a terminal could take for a command, which can stand
+// in strings only: encoding/json does so with ASCII control characters, but not
+// with C1 ones (U+009B begins an escape sequence) and those that turn the
+// direction of writing.
+func escapeJSON(text []byte) []byte {
+	dangerous := func(r rune) bool { return r >= utf8.RuneSelf && r != utf8.RuneError && !unicode.IsPrint(r) }
+	if bytes.IndexFunc(text, dangerous) < 0 {
+		return text
+	}
+	var b bytes.Buffer
+	for _, r := range string(text) {
+		if !dangerous(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.Bytes()
 }

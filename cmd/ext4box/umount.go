@@ -20,7 +20,7 @@ func newUmountCommand() *cobra.Command {
 		Long: `Unmount, and return when the server has closed the image: from then on it can be
 copied, changed or mounted again.`,
 		Example: `  ext4box umount /mnt`,
-		Args:    cobra.MinimumNArgs(1),
+		Args:    argCount(1, -1),
 		RunE:    func(_ *cobra.Command, args []string) error { return umount(args, o) },
 	}
 	f := cmd.Flags()
@@ -36,7 +36,7 @@ func newUmountHelperCommand() *cobra.Command {
 	o := mount.UnmountOptions{Timeout: umountTimeout}
 	var namespace string
 	cmd := &cobra.Command{
-		Use: "umount-helper DIR", Hidden: true, Args: cobra.ExactArgs(1),
+		Use: "umount-helper DIR", Hidden: true, Args: argCount(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if namespace != "" {
 				return errNamespace

@@ -2,6 +2,7 @@ package dirent
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"syscall"
 
@@ -12,22 +13,28 @@ import (
 
 // Format is what all directories of a filesystem have in common.
 type Format struct {
-	Filetype  bool // entries carry the file type
-	LargeDir  bool // the index may have three levels
-	HashSeed  [4]uint32
-	Unsigned  bool // the hash takes names as unsigned chars
-	InodesMax uint32
+	Filetype    bool             // entries carry the file type
+	Index       bool             // directories of more than a block get an index (dir_index)
+	LargeDir    bool             // the index may have three levels
+	HashVersion disk.HashVersion // of new indexes, as the superblock stores it
+	HashSeed    [4]uint32
+	Unsigned    bool // the hash takes names as unsigned chars
+	InodesMax   uint32
+	// Strict refuses new names that Fold fails for.
+	Strict bool
 	// Fold maps a name to the form under which casefolded directories compare
 	// and hash it, or fails for names that are not valid in the encoding.
 	Fold func(dst, name []byte) ([]byte, error)
 }
 
-// Dir is a directory with blocks. It is read-only and made for each operation.
+// Dir is a directory with blocks. It is made for each operation, by the holder
+// of the inode's lock: shared for reading, exclusive for what takes a
+// [buffer.Tx].
 type Dir struct {
 	*Format
 	Map      extent.Map
-	Size     uint64 // bytes
-	Indexed  bool   // has a hash index
+	Size     uint64 // bytes; changed by what adds blocks
+	Indexed  bool   // has a hash index; changed by Add
 	Casefold bool   // names are compared by Format.Fold
 	RawNames bool   // names are ciphertext, any byte may occur
 }
@@ -65,7 +72,20 @@ func (d *Dir) Read(pos int64, fn func(Entry) bool) error {
 		return err
 	}
 	bs := d.blockSize()
-	for blk := uint64(pos) / bs; blk < blocks; {
+	return d.scan(uint64(pos)/bs, blocks, func(blk uint64, b *buffer.Buffer) (bool, error) {
+		base := int64(blk * bs)
+		return d.each(b.Data, func(off int, e *disk.DirEntry) bool {
+			if e.Inode == 0 || base+int64(off) < pos {
+				return true
+			}
+			return fn(Entry{Ino: e.Inode, Type: e.FileType, Name: e.Name, Next: base + int64(off+e.RecLen)})
+		}), nil
+	})
+}
+
+// scan calls fn for the blocks [blk, blocks) until it returns false or fails.
+func (d *Dir) scan(blk, blocks uint64, fn func(blk uint64, b *buffer.Buffer) (bool, error)) error {
+	for blk < blocks {
 		run, err := d.Map.Lookup(blk)
 		if err != nil {
 			return err
@@ -79,14 +99,8 @@ func (d *Dir) Read(pos int64, fn func(Entry) bool) error {
 			if err != nil {
 				return err
 			}
-			base := int64(blk * bs)
-			if !d.each(b, func(off int, e *disk.DirEntry) bool {
-				if e.Inode == 0 || base+int64(off) < pos {
-					return true
-				}
-				return fn(Entry{Ino: e.Inode, Type: e.FileType, Name: e.Name, Next: base + int64(off+e.RecLen)})
-			}) {
-				return nil
+			if more, err := fn(blk, b); err != nil || !more {
+				return err
 			}
 		}
 	}
@@ -95,34 +109,62 @@ func (d *Dir) Read(pos int64, fn func(Entry) bool) error {
 
 // Lookup finds the inode number of a name.
 func (d *Dir) Lookup(name string) (uint32, error) {
-	if d.Size == 0 {
-		return 0, NotFound
+	p, err := d.locate(name)
+	return p.ino, err
+}
+
+// place is where an entry is.
+type place struct {
+	ino  uint32 // that the entry refers to
+	b    *buffer.Buffer
+	blk  uint64 // of the directory
+	off  int    // in the block
+	prev int    // offset of the record before it, or -1
+}
+
+// locate finds the entry of a name. NotFound: there is none.
+func (d *Dir) locate(name string) (place, error) {
+	blocks, err := d.blocks()
+	if err != nil {
+		return place{}, err
+	}
+	if blocks == 0 {
+		return place{}, NotFound
 	}
 	m := d.matcher(name)
 	if d.Indexed && name != "." && name != ".." {
-		ino, ok, err := d.lookupIndex(&m)
-		if err != nil {
-			return 0, err
+		var u unusable
+		if p, err := d.locateIndexed(&m, blocks); !errors.As(err, &u) {
+			return p, err
 		}
-		if ok {
-			if ino == 0 {
-				return 0, NotFound
-			}
-			return ino, nil
-		}
-		// The index is unusable: read everything, as the kernel does.
+		// Read everything, as the kernel does.
 	}
-	found := uint32(0)
-	err := d.Read(0, func(e Entry) bool {
-		if m.matches(e.Name) {
-			found = e.Ino
-		}
-		return found == 0
+	found := place{}
+	err = d.scan(0, blocks, func(blk uint64, b *buffer.Buffer) (bool, error) {
+		found = d.search(b, &m)
+		found.blk = blk
+		return found.ino == 0, nil
 	})
-	if err == nil && found == 0 {
-		err = NotFound
+	if err != nil {
+		return place{}, err
 	}
-	return found, err
+	if found.ino == 0 {
+		return place{}, NotFound
+	}
+	return found, nil
+}
+
+// search looks for a name in a block of entries. Without it ino is 0.
+func (d *Dir) search(b *buffer.Buffer, m *matcher) (p place) {
+	prev := -1
+	d.each(b.Data, func(off int, e *disk.DirEntry) bool {
+		if e.Inode != 0 && m.matches(e.Name) {
+			p = place{ino: e.Inode, b: b, off: off, prev: prev}
+		}
+		prev = off
+		return p.ino == 0
+	})
+	return p
 }
 
 // matcher compares names with the one that is looked for.
@@ -133,11 +175,13 @@ type matcher struct {
 	buf    []byte
 }
 
-func (d *Dir) matcher(name string) matcher {
+func (d *Dir) matcher(name string) matcher { return d.Format.matcher(name, d.Casefold, d.RawNames) }
+
+func (f *Format) matcher(name string, casefold, rawNames bool) matcher {
 	m := matcher{name: name}
-	if d.Casefold && d.Fold != nil {
-		if f, err := d.Fold(nil, []byte(name)); err == nil {
-			m.folded, m.fold = f, d.Fold
+	if casefold && !rawNames && f.Fold != nil {
+		if folded, err := f.Fold(nil, []byte(name)); err == nil {
+			m.folded, m.fold = folded, f.Fold
 		}
 	}
 	return m
@@ -192,18 +236,15 @@ func (d *Dir) kindByShape(blk uint64, b []byte) buffer.Kind {
 
 // block returns block blk of the directory, which is at device block phys,
 // checked as the kind that the given function makes of it.
-func (d *Dir) block(blk, phys uint64, kind func(uint64, []byte) buffer.Kind) ([]byte, error) {
+func (d *Dir) block(blk, phys uint64, kind func(uint64, []byte) buffer.Kind) (*buffer.Buffer, error) {
 	// One tag for leaves and index blocks: whatever kind is chosen, the entries
 	// are checked, and the index functions check what they use of a node.
-	tag := buffer.Tag{Kind: buffer.DirLeaf, Owner: d.Map.Ino}
-	b, err := d.Map.Cache.Read(phys, tag, func(b []byte) error {
+	return d.Map.Cache.Read(phys, d.tag(), func(b []byte) error {
 		return d.check(blk, phys, b, kind(blk, b))
 	})
-	if err != nil {
-		return nil, err
-	}
-	return b.Data, nil
 }
+
+func (d *Dir) tag() buffer.Tag { return buffer.Tag{Kind: buffer.DirLeaf, Owner: d.Map.Ino} }
 
 func (d *Dir) what(phys uint64) string {
 	return "directory " + disk.InodeName(d.Map.Ino) + " at block " + strconv.FormatUint(phys, 10)

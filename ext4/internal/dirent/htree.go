@@ -9,113 +9,166 @@ import (
 // maxIndexLevels is the number of index levels below the root with large_dir.
 const maxIndexLevels = 2
 
-// frame is one step of the way through the index.
-type frame struct {
-	node disk.DxNode
-	at   int
+// indexLevels is the number of index levels below the root that the features
+// allow.
+func (f *Format) indexLevels() int {
+	if f.LargeDir {
+		return maxIndexLevels
+	}
+	return maxIndexLevels - 1
 }
 
-// lookupIndex looks a name up by its hash. usable is false if the index cannot
-// be used and the directory has to be read through.
-func (d *Dir) lookupIndex(m *matcher) (ino uint32, usable bool, err error) {
-	blocks, err := d.blocks()
-	if err != nil {
-		return 0, false, err
-	}
+// unusable is why an index cannot be used, though its root can be read.
+type unusable struct{ error }
+
+// Unwrap returns the reason.
+func (u unusable) Unwrap() error { return u.error }
+
+// frame is one step of the way through the index.
+type frame struct {
+	blk  uint64 // of the directory
+	b    *buffer.Buffer
+	node disk.DxNode
+	at   int // the entry that is followed
+}
+
+// path is the way from the root of the index to a leaf.
+type path struct {
+	d      *Dir
+	blocks uint64 // of the directory
+	visits uint64 // leaves that may still be visited
+	levels int    // of the index, below the root
+	frames [maxIndexLevels + 1]frame
+	depth  int // of the last frame; levels, when the path leads to a leaf
+}
+
+// index opens the index of a directory of so many blocks: a path of the root
+// alone, and what hashes its names. The error is an unusable where it is only
+// the index that is of no use.
+func (d *Dir) index(blocks uint64) (p path, h hasher, err error) {
 	b, err := d.mapped(0, blocks, func(uint64, []byte) buffer.Kind { return buffer.DxRoot })
 	if err != nil {
-		return 0, false, err
+		return p, h, err
 	}
-	levels := maxIndexLevels - 1
-	if d.LargeDir {
-		levels = maxIndexLevels
-	}
-	what := "directory " + disk.InodeName(d.Map.Ino)
-	root, node, err := disk.DecodeDxRoot(what, b, levels, d.Map.Sums.Metadata)
+	root, node, err := disk.DecodeDxRoot(d.name(), b.Data, d.indexLevels(), d.Map.Sums.Metadata)
 	if err != nil {
-		return 0, false, nil
+		return p, h, unusable{err}
 	}
-	version := root.HashVersion
-	if d.Unsigned {
-		version = version.Unsigned()
-	}
-	hash, _, err := disk.DirHash(version, d.HashSeed, m.hashed())
-	if err != nil {
-		return 0, false, nil
-	}
+	h = d.hasher(root.HashVersion, d.Casefold, d.RawNames)
+	p = path{d: d, blocks: blocks, visits: blocks, levels: int(root.Levels)}
+	p.frames[0] = frame{b: b, node: node}
+	return p, h, nil
+}
 
-	var path [maxIndexLevels + 1]frame
-	depth := 0
-	path[0] = frame{node, node.Search(hash)}
-	for range blocks {
-		for depth < int(root.Levels) {
-			f := &path[depth]
-			node, err := d.indexNode(uint64(f.node.Block(f.at)), blocks)
-			if err != nil {
-				return 0, false, err
-			}
-			depth++
-			path[depth] = frame{node, node.Search(hash)}
+// locateIndexed looks a name up by its hash.
+func (d *Dir) locateIndexed(m *matcher, blocks uint64) (place, error) {
+	p, h, err := d.index(blocks)
+	if err != nil {
+		return place{}, err
+	}
+	hash, _, err := h.folded(m.hashed())
+	if err != nil {
+		return place{}, unusable{err}
+	}
+	if err := p.probe(hash); err != nil {
+		return place{}, err
+	}
+	for {
+		blk, b, err := p.leaf()
+		if err != nil {
+			return place{}, err
 		}
-		f := &path[depth]
-		ino, err := d.searchLeaf(uint64(f.node.Block(f.at)), blocks, m)
-		if ino != 0 || err != nil {
-			return ino, true, err
+		if found := d.search(b, m); found.ino != 0 {
+			found.blk = blk
+			return found, nil
 		}
 		// Names of equal hash may continue in the next leaf, whose index entry
 		// then has that hash with the lowest bit set.
-		for path[depth].at+1 >= path[depth].node.Count {
-			if depth == 0 {
-				return 0, true, nil
-			}
-			depth--
+		if bound, ok := p.bound(); !ok || bound&^1 != hash {
+			return place{}, NotFound
 		}
-		f = &path[depth]
-		f.at++
-		if f.node.Hash(f.at)&^1 != hash {
-			return 0, true, nil
+		if err := p.next(); err != nil {
+			return place{}, err
 		}
 	}
-	return 0, false, disk.Corruptf(what, "index leads to more leaves than there are blocks")
 }
 
-// indexNode returns an inner node of the index.
-func (d *Dir) indexNode(blk, blocks uint64) (disk.DxNode, error) {
-	b, err := d.mapped(blk, blocks, d.kindByShape)
-	if err != nil {
-		return disk.DxNode{}, err
-	}
-	return disk.DecodeDxNode("directory "+disk.InodeName(d.Map.Ino), b, d.Map.Sums.Metadata)
+// probe leads the path to the first leaf that may have names of the hash.
+func (p *path) probe(hash uint32) error {
+	p.depth = 0
+	p.frames[0].at = p.frames[0].node.Search(hash)
+	return p.descend(hash)
 }
 
-// searchLeaf looks for the name in one leaf; 0 means that it is not there.
-func (d *Dir) searchLeaf(blk, blocks uint64, m *matcher) (uint32, error) {
-	b, err := d.mapped(blk, blocks, d.kindByShape)
-	if err != nil {
-		return 0, err
-	}
-	found := uint32(0)
-	d.each(b, func(_ int, e *disk.DirEntry) bool {
-		if e.Inode != 0 && m.matches(e.Name) {
-			found = e.Inode
+// descend follows the index from the last frame to the level above the leaves.
+func (p *path) descend(hash uint32) error {
+	for p.depth < p.levels {
+		blk, b, err := p.child()
+		if err != nil {
+			return err
 		}
-		return found == 0
-	})
-	return found, nil
+		node, err := disk.DecodeDxNode(p.d.name(), b.Data, p.d.Map.Sums.Metadata)
+		if err != nil {
+			return err
+		}
+		p.depth++
+		p.frames[p.depth] = frame{blk, b, node, node.Search(hash)}
+	}
+	return nil
 }
+
+// leaf returns the leaf that the path leads to.
+func (p *path) leaf() (blk uint64, b *buffer.Buffer, err error) { return p.child() }
+
+// child returns the block that the last frame leads to.
+func (p *path) child() (blk uint64, b *buffer.Buffer, err error) {
+	f := &p.frames[p.depth]
+	blk = uint64(f.node.Block(f.at))
+	for i := range p.depth + 1 {
+		if blk == p.frames[i].blk {
+			return 0, nil, disk.Corruptf(p.d.name(), "index leads back to block %d", blk)
+		}
+	}
+	b, err = p.d.mapped(blk, p.blocks, p.d.kindByShape)
+	return blk, b, err
+}
+
+// bound is the hash with which the leaf behind begins in the index. ok is false
+// if there is none.
+func (p *path) bound() (hash uint32, ok bool) {
+	for i := p.depth; i >= 0; i-- {
+		if f := &p.frames[i]; f.at+1 < f.node.Count {
+			return f.node.Hash(f.at + 1), true
+		}
+	}
+	return 0, false
+}
+
+// next leads the path, which must have a bound, to the leaf behind.
+func (p *path) next() error {
+	if p.visits--; p.visits == 0 {
+		return disk.Corruptf(p.d.name(), "index leads to more leaves than there are blocks")
+	}
+	for p.frames[p.depth].at+1 >= p.frames[p.depth].node.Count {
+		p.depth--
+	}
+	p.frames[p.depth].at++
+	return p.descend(0)
+}
+
+func (d *Dir) name() string { return "directory " + disk.InodeName(d.Map.Ino) }
 
 // mapped returns a block that the index refers to, which must exist.
-func (d *Dir) mapped(blk, blocks uint64, kind func(uint64, []byte) buffer.Kind) ([]byte, error) {
-	what := "directory " + disk.InodeName(d.Map.Ino)
+func (d *Dir) mapped(blk, blocks uint64, kind func(uint64, []byte) buffer.Kind) (*buffer.Buffer, error) {
 	if blk >= blocks {
-		return nil, disk.Corruptf(what, "index points to block %d of %d", blk, blocks)
+		return nil, disk.Corruptf(d.name(), "index points to block %d of %d", blk, blocks)
 	}
 	run, err := d.Map.Lookup(blk)
 	if err != nil {
 		return nil, err
 	}
 	if run.State == extent.Hole {
-		return nil, disk.Corruptf(what, "index points into a hole at block %d", blk)
+		return nil, disk.Corruptf(d.name(), "index points into a hole at block %d", blk)
 	}
 	return d.block(blk, run.Start+blk-run.Block, kind)
 }

@@ -25,7 +25,7 @@ type Inline struct {
 // Read is [Dir.Read] for an inline directory. Position 0 is ".", 1 is "..",
 // others are offsets in the joined areas.
 func (d *Inline) Read(pos int64, fn func(Entry) bool) error {
-	what := "inline directory " + disk.InodeName(d.Ino)
+	what := d.what()
 	if len(d.Head) < inlineParent {
 		return disk.Corruptf(what, "%d bytes are too few", len(d.Head))
 	}
@@ -68,7 +68,7 @@ func (d *Inline) Read(pos int64, fn func(Entry) bool) error {
 
 // Lookup is [Dir.Lookup] for an inline directory.
 func (d *Inline) Lookup(name string) (uint32, error) {
-	m := (&Dir{Format: d.Format, Casefold: d.Casefold}).matcher(name)
+	m := d.matcher(name)
 	found := uint32(0)
 	err := d.Read(0, func(e Entry) bool {
 		if m.matches(e.Name) {
@@ -81,3 +81,5 @@ func (d *Inline) Lookup(name string) (uint32, error) {
 	}
 	return found, err
 }
+
+func (d *Inline) matcher(name string) matcher { return d.Format.matcher(name, d.Casefold, d.RawNames) }

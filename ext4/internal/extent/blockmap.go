@@ -57,24 +57,24 @@ func (m *Map) lookupIndirect(p uint64, level int, first, span, blk uint64) (Run,
 		}
 		span /= perBlock
 		if level == 1 {
-			return runAt(b, first, blk, 1), nil
+			return runAt(b.Data, first, blk, 1), nil
 		}
 		i := (blk - first) / span
-		if pointer(b, int(i)) == 0 {
+		if pointer(b.Data, int(i)) == 0 {
 			// Neighbouring absent subtrees make one hole.
-			r := runAt(b, first, blk, span)
+			r := runAt(b.Data, first, blk, span)
 			r.Clip(0, MaxBlocks)
 			return r, nil
 		}
 		first += i * span
-		p = uint64(pointer(b, int(i)))
+		p = uint64(pointer(b.Data, int(i)))
 		level--
 	}
 }
 
 // indirect returns a checked block of pointers.
-func (m *Map) indirect(blk uint64) ([]byte, error) {
-	b, err := m.Cache.Read(blk, buffer.Tag{Kind: buffer.Indirect, Owner: m.Ino}, func(b []byte) error {
+func (m *Map) indirect(blk uint64) (*buffer.Buffer, error) {
+	return m.Cache.Read(blk, m.indirectTag(), func(b []byte) error {
 		for i := range len(b) / 4 {
 			if p := pointer(b, i); p != 0 && !m.Geo.BlocksInRange(uint64(p), 1) {
 				return disk.Corruptf(m.what("indirect block", blk), "pointer %d is %d, beyond the filesystem", i, p)
@@ -82,11 +82,9 @@ func (m *Map) indirect(blk uint64) ([]byte, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return b.Data, nil
 }
+
+func (m *Map) indirectTag() buffer.Tag { return buffer.Tag{Kind: buffer.Indirect, Owner: m.Ino} }
 
 // runAt is the run around blk in an array of pointers, the first of which is
 // for file block first and each of which covers span blocks. With a span above

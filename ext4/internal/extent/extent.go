@@ -1,6 +1,7 @@
 package extent
 
 import (
+	"encoding/binary"
 	"strconv"
 
 	"ext4box/ext4/internal/buffer"
@@ -92,28 +93,25 @@ func (m *Map) lookupTree(blk uint64) (Run, error) {
 		if i < 0 {
 			return Run{Block: lo, Len: hi - lo}, nil
 		}
-		x := disk.DecodeExtentIndex(node[disk.ExtentHeaderSize+i*disk.ExtentEntrySize:])
+		x := disk.DecodeExtentIndex(entry(node, i))
 		if uint64(x.Block) > lo {
 			lo = uint64(x.Block)
 		}
-		var err error
-		if node, err = m.node(x.Leaf, depth-1); err != nil {
+		b, err := m.node(x.Leaf, depth-1)
+		if err != nil {
 			return Run{}, err
 		}
+		node = b.Data
 	}
 	i := searchNode(node, blk)
 	if i >= 0 {
-		e := disk.DecodeExtent(node[disk.ExtentHeaderSize+i*disk.ExtentEntrySize:])
-		if blk < e.End() {
-			r := Run{Block: uint64(e.Block), Len: uint64(e.Len), Start: e.Start, State: Written}
-			if e.Unwritten {
-				r.State = Unwritten
-			}
+		r := leafRun(node, i)
+		if blk < r.End() {
 			r.Clip(lo, hi)
 			return r, nil
 		}
-		if e.End() > lo {
-			lo = e.End()
+		if r.End() > lo {
+			lo = r.End()
 		}
 	}
 	if next := entryBlock(node, i+1, hi); next < hi {
@@ -122,10 +120,19 @@ func (m *Map) lookupTree(blk uint64) (Run, error) {
 	return Run{Block: lo, Len: hi - lo}, nil
 }
 
+// leafRun is entry i of a leaf.
+func leafRun(leaf []byte, i int) Run {
+	e := disk.DecodeExtent(entry(leaf, i))
+	r := Run{Block: uint64(e.Block), Len: uint64(e.Len), Start: e.Start, State: Written}
+	if e.Unwritten {
+		r.State = Unwritten
+	}
+	return r
+}
+
 // node returns the checked node block at depth levels above the leaves.
-func (m *Map) node(blk uint64, depth int) ([]byte, error) {
-	tag := buffer.Tag{Kind: buffer.ExtentNode + buffer.Kind(depth), Owner: m.Ino}
-	b, err := m.Cache.Read(blk, tag, func(b []byte) error {
+func (m *Map) node(blk uint64, depth int) (*buffer.Buffer, error) {
+	return m.Cache.Read(blk, m.nodeTag(depth), func(b []byte) error {
 		what := m.what("extent node", blk)
 		if err := disk.CheckExtentNode(what, b, depth, m.Geo.BlocksInRange); err != nil {
 			return err
@@ -138,10 +145,11 @@ func (m *Map) node(blk uint64, depth int) ([]byte, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return b.Data, nil
+}
+
+// nodeTag is what a node at depth levels above the leaves is verified as.
+func (m *Map) nodeTag(depth int) buffer.Tag {
+	return buffer.Tag{Kind: buffer.ExtentNode + buffer.Kind(depth), Owner: m.Ino}
 }
 
 func (m *Map) what(kind string, blk uint64) string {
@@ -151,10 +159,10 @@ func (m *Map) what(kind string, blk uint64) string {
 // searchNode is the index of the last entry that starts at or before blk, or
 // -1. Leaf and index entries both begin with their file block.
 func searchNode(node []byte, blk uint64) int {
-	lo, hi := 0, int(disk.DecodeExtentHeader(node).Entries)
+	lo, hi := 0, entries(node)
 	for lo < hi {
 		mid := int(uint(lo+hi) / 2)
-		if entryBlock(node, mid, 0) > blk {
+		if key(node, mid) > blk {
 			hi = mid
 		} else {
 			lo = mid + 1
@@ -166,8 +174,25 @@ func searchNode(node []byte, blk uint64) int {
 // entryBlock is the file block at which entry i starts, or none when the node
 // has no such entry.
 func entryBlock(node []byte, i int, none uint64) uint64 {
-	if i >= int(disk.DecodeExtentHeader(node).Entries) {
+	if i >= entries(node) {
 		return none
 	}
-	return uint64(disk.DecodeExtentIndex(node[disk.ExtentHeaderSize+i*disk.ExtentEntrySize:]).Block)
+	return key(node, i)
+}
+
+// entries is the number of entries in a checked node. It never exceeds what
+// fits: should a hostile image give the block to something else as well, whose
+// owner changes it meanwhile, the answers are wrong but nothing worse happens.
+func entries(node []byte) int {
+	return min(int(disk.DecodeExtentHeader(node).Entries), disk.ExtentNodeCapacity(len(node)))
+}
+
+// entry is the place of entry i and those that follow it.
+func entry(node []byte, i int) []byte {
+	return node[disk.ExtentHeaderSize+i*disk.ExtentEntrySize:]
+}
+
+// key is the file block that entry i, of a leaf or an inner node, starts at.
+func key(node []byte, i int) uint64 {
+	return uint64(binary.LittleEndian.Uint32(entry(node, i)))
 }

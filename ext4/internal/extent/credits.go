@@ -1,0 +1,101 @@
+package extent
+
+import "ext4box/ext4/internal/disk"
+
+// Credits is the most that an edit may need of its transaction, computed from
+// the state of the map before it. It leaves out the inode and what the allocator
+// has to change itself, for each node and for the data.
+type Credits struct {
+	Blocks int // different blocks of the map that are changed or created
+	Allocs int // calls of AllocNode
+	Frees  int // calls of FreeNode, each of which forgets a block; also when an edit is undone
+}
+
+// InsertCredits is what it takes to insert at most so many runs into the file
+// blocks [lo, hi), by as many calls of Insert.
+func (m *Map) InsertCredits(n int, lo, hi uint64) Credits {
+	if hi = min(hi, MaxBlocks); n <= 0 || lo >= hi {
+		return Credits{}
+	}
+	if !m.Tree {
+		nodes := m.nodesAbove(lo, hi)
+		return Credits{Blocks: nodes, Allocs: nodes, Frees: nodes}
+	}
+	// Long runs are cut into extents, besides the one that each run is at least.
+	const shortest = disk.ExtentMaxUnwritten
+	return m.spliceCredits(n, n+int((hi-lo)/shortest))
+}
+
+// RemoveCredits is what one RemoveStep takes.
+func (m *Map) RemoveCredits() Credits {
+	if !m.Tree {
+		return Credits{Blocks: 1, Frees: maxLevels}
+	}
+	// Either an extent is split, or nodes become fewer: then each on the path and
+	// a sibling of each can change and go.
+	c := m.spliceCredits(1, 1)
+	depth := m.depth()
+	return Credits{Blocks: max(c.Blocks, 2*depth), Allocs: c.Allocs, Frees: max(c.Frees, 2*depth)}
+}
+
+// ConvertCredits is what one ConvertStep takes.
+func (m *Map) ConvertCredits(to State) Credits {
+	// Splitting at both ends adds two extents. If they become unwritten, which
+	// cannot be as long, each extent of a leaf may be cut in two.
+	add := 2
+	if to == Unwritten {
+		add += disk.ExtentNodeCapacity(m.Cache.BlockSize())
+	}
+	return m.spliceCredits(1, add)
+}
+
+// ShiftCredits is what one ShiftStep takes.
+func (m *Map) ShiftCredits() Credits { return m.spliceCredits(1, 1) }
+
+func (m *Map) depth() int { return int(disk.DecodeExtentHeader(m.Root).Depth) }
+
+// spliceCredits is what n splices take that together add so many entries.
+func (m *Map) spliceCredits(n, add int) Credits {
+	if !m.Tree {
+		return Credits{}
+	}
+	capacity := disk.ExtentNodeCapacity(m.Cache.BlockSize())
+	depth := m.depth()
+	c := Credits{Blocks: n * depth}
+	height := 0
+	for ; height < depth; height++ {
+		// Each splice adds nodes for what it adds, rounded up, in the worst case
+		// to a node that is full; the new nodes are entries one level up.
+		add = min(add, n+add/capacity)
+		c.Allocs += add
+	}
+	// Where the root overflows, its few entries move to a node that has room for
+	// many more. The root has one entry then, and overflows with the fourth more.
+	for grows := true; grows && height < maxHeight; height++ {
+		nodes := 1 + max(add-(capacity-rootCapacity), 0)
+		c.Allocs += nodes
+		add = nodes - 1
+		grows = add >= rootCapacity
+	}
+	c.Blocks += c.Allocs
+	// Extents that merge may leave each level with one node, which then goes.
+	c.Frees = max(c.Allocs, depth)
+	return c
+}
+
+// nodesAbove is the number of indirect blocks on the ways to the file blocks
+// [lo, hi).
+func (m *Map) nodesAbove(lo, hi uint64) int {
+	nodes := 0
+	for level := 1; level <= maxLevels; level++ {
+		p := m.rootPointers(level)
+		from, to := max(lo, p.first), min(hi, p.end())
+		if from >= to {
+			continue
+		}
+		for span := p.span; span > 1; span /= uint64(m.Geo.BlockSize / 4) {
+			nodes += int((to-1-p.first)/span - (from-p.first)/span + 1)
+		}
+	}
+	return nodes
+}
