@@ -73,6 +73,7 @@ func fusermountOptions(source string, o *Options) string {
 		{unix.MS_NOEXEC, "noexec"},
 		{unix.MS_SYNCHRONOUS, "sync"},
 		{unix.MS_NOATIME, "noatime"},
+		{unix.MS_NOSYMFOLLOW, "nosymfollow"}, // where it is unknown, better no mount than one without
 	} {
 		if o.Flags&f.bit != 0 {
 			opts = append(opts, f.name)
@@ -91,6 +92,7 @@ func fusermountOptions(source string, o *Options) string {
 func fusermountError(program, text string, err error) error {
 	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' })
 	for i, l := range lines {
+		l = strings.TrimPrefix(l, program+": ") // it says how it was called
 		l = strings.TrimPrefix(l, "fusermount3: ")
 		lines[i] = strings.TrimPrefix(l, "fusermount: ")
 	}
@@ -100,6 +102,9 @@ func fusermountError(program, text string, err error) error {
 		return failedf("%s: %w", program, err)
 	case strings.Contains(said, "user_allow_other"):
 		return usagef("%s: %s (or leave out allow_other)", program, said)
+	case strings.Contains(said, "mount failed: Operation not permitted") && mayMount():
+		return usagef("this user namespace has no mount namespace of its own: " +
+			"make it with 'unshare --user --map-root-user --mount'")
 	case strings.Contains(said, "mount failed: Operation not permitted"):
 		return usagef("%s: %s: is it set-user-ID root? (reinstall the package fuse3)", program, said)
 	default:

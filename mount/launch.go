@@ -59,6 +59,9 @@ func Launch(c LaunchConfig) error {
 	if err != nil {
 		l.undo()
 	}
+	if err == errTakenOff && c.Request.Foreground {
+		return nil // that is what it stayed for
+	}
 	return err
 }
 
@@ -116,10 +119,13 @@ func (l *launcher) run() error {
 	if err := l.tryRoot(); err != nil {
 		return err
 	}
-	if err := l.ctl.send(message{Step: stepConfirmed}); err != nil {
+	err = l.ctl.send(message{Step: stepConfirmed})
+	// Whoever saw the mount may have taken it off again by now.
+	gone := errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+	if err != nil && !gone {
 		return systemf("leave the server alone: %w", err)
 	}
-	return l.leave()
+	return l.leave(gone)
 }
 
 // startServer starts this binary again, in a session of its own so that the
@@ -164,6 +170,9 @@ func (l *launcher) startServer() error {
 	return nil
 }
 
+// errTakenOff is an orderly end before the launcher was done.
+var errTakenOff = failedf("the mount was taken off before it was ready")
+
 // expect waits for the server's next message, which is to be want.
 func (l *launcher) expect(want step) error {
 	select {
@@ -174,7 +183,7 @@ func (l *launcher) expect(want step) error {
 		case m.Step == stepFailed:
 			return m.reported()
 		case m.Step == stepEnded:
-			return failedf("the mount was taken off before it was ready")
+			return errTakenOff
 		case m.Step != want:
 			return &Error{StatusInternal, fmt.Errorf("the server says %q instead of %q", m.Step, want)}
 		}
@@ -242,8 +251,11 @@ func (l *launcher) tryRoot() error {
 		}
 		select {
 		case m := <-l.incoming: // the server knows better why
-			if m.Step == stepFailed {
+			switch m.Step {
+			case stepFailed:
 				return m.reported()
+			case stepEnded:
+				return errTakenOff
 			}
 		case <-time.After(time.Second):
 		}
@@ -254,8 +266,8 @@ func (l *launcher) tryRoot() error {
 }
 
 // leave returns when the server has left the terminal, or, in the foreground,
-// has ended.
-func (l *launcher) leave() error {
+// has ended. gone tells that it has ended already.
+func (l *launcher) leave(gone bool) error {
 	for {
 		select {
 		case m, ok := <-l.incoming:
@@ -265,7 +277,7 @@ func (l *launcher) leave() error {
 			case ok && m.Step == stepEnded:
 				<-l.exited
 				return nil
-			case !ok && l.Request.Foreground:
+			case !ok && (gone || l.Request.Foreground):
 				return l.died()
 			case !ok:
 				return nil

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,8 +44,7 @@ func OpenTarget(path string) (*Target, error) {
 	case errors.Is(err, unix.ENOTDIR):
 		return nil, failedf("mount point %s is not a directory", path)
 	case errors.Is(err, unix.ENOTCONN):
-		return nil, failedf("mount point %s holds a mount whose server is gone: "+
-			"take it off with 'ext4box umount %s'", path, path)
+		return nil, deadError(path)
 	case errors.Is(err, unix.EACCES):
 		return nil, usagef("mount point %s cannot be reached: %w", path, err)
 	case err != nil:
@@ -91,10 +91,43 @@ func (t *Target) Check(source string) error {
 	if err != nil {
 		return err
 	}
-	if i, ok := top(mounts, t.Path); ok && i.Type == FSType && i.Source == source {
+	i, ok := top(mounts, t.Path)
+	switch {
+	case !ok || i.Type != FSType:
+		return nil
+	case t.serverGone():
+		return deadError(t.Path)
+	case i.Source == source:
 		return failedf("%s is already mounted on %s", source, t.Path)
 	}
 	return nil
+}
+
+// serverGone tells whether the mount at the target has lost its server: opening
+// the directory does not show it. A server that does not answer at once is there.
+func (t *Target) serverGone() bool {
+	fd, err := unix.FcntlInt(t.dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	gone := make(chan bool, 1)
+	go func() {
+		defer unix.Close(fd)
+		var st unix.Statfs_t
+		err := unix.Fstatfs(fd, &st)
+		gone <- errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+	}()
+	select {
+	case g := <-gone:
+		return g
+	case <-time.After(time.Second):
+		return false
+	}
+}
+
+func deadError(path string) error {
+	return failedf("mount point %s holds a mount whose server is gone: "+
+		"take it off with 'ext4box umount %s'", path, path)
 }
 
 // Mount attaches a new connection, shown with the given source, to the target.

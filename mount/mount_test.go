@@ -105,6 +105,31 @@ func TestMountUnmount(t *testing.T) {
 	part(t, nil, "umount", "/proc", "").run(t, StatusFailed, "is proc, not ext4box's")
 }
 
+// TestServerGone: a mount whose server was killed is named, not mounted over.
+func TestServerGone(t *testing.T) {
+	needMount(t)
+	image, dir := scratch(t)
+	part(t, nil, "mount", image, dir, "").run(t, 0, "")
+	i, ok := mountAt(t, dir)
+	if !ok {
+		t.Fatal("not mounted")
+	}
+	state := findState(&i)
+	defer state.Close()
+	r, err := state.Record()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(r.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := state.WaitClosed(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	part(t, nil, "mount", image, dir, "").run(t, StatusFailed, "whose server is gone")
+	part(t, nil, "umount", dir, "").run(t, 0, "")
+}
+
 // TestFailures: nothing stays mounted, nothing stays running.
 func TestFailures(t *testing.T) {
 	needMount(t)
@@ -179,9 +204,9 @@ func TestForeground(t *testing.T) {
 		want := 0
 		switch end {
 		case "umount":
-			// The mount appears before it is confirmed; stat waits for that.
-			os.Stat(dir)
-			part(t, nil, "umount", dir, "").run(t, 0, "")
+			// The mount appears before it is confirmed: the launcher may be
+			// looking at it still, which makes it busy.
+			waitFor(t, "umount", func() bool { return part(t, nil, "umount", dir, "").Run() == nil })
 		case "signal":
 			os.Stat(dir)
 			time.Sleep(50 * time.Millisecond) // past the confirmation

@@ -209,3 +209,41 @@ func testBinary(t *testing.T) string {
 	}
 	return self
 }
+
+// TestLeaveGone is a server that has ended by the time it is confirmed.
+func TestLeaveGone(t *testing.T) {
+	closed := make(chan struct{})
+	close(closed)
+	for _, foreground := range []bool{false, true} {
+		l := &launcher{incoming: make(chan message, 1), exited: closed, server: &exec.Cmd{}}
+		l.Request.Foreground = foreground
+		l.incoming <- message{Step: stepEnded}
+		if err := l.leave(true); err != nil {
+			t.Errorf("foreground %v, unmounted: %v", foreground, err)
+		}
+		close(l.incoming)
+		if err := l.leave(true); ExitStatus(err) != StatusInternal {
+			t.Errorf("foreground %v, died: %v", foreground, err)
+		}
+	}
+}
+
+func TestFusermountError(t *testing.T) {
+	const program = "/usr/bin/fusermount3"
+	for text, want := range map[string]string{
+		program + ": user has no write access to mountpoint /x\n": program + ": user has no write access to mountpoint /x",
+		"fusermount3: bad\nfusermount3: worse\n":                  program + ": bad; worse",
+	} {
+		if got := fusermountError(program, text, errors.New("exit status 1")).Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestFusermountOptions(t *testing.T) {
+	o := Options{Flags: unix.MS_RDONLY | unix.MS_NOSYMFOLLOW, AllowOther: true}
+	const want = "fsname=a,subtype=ext4box,default_permissions,ro,nosymfollow,allow_other"
+	if got := fusermountOptions("a", &o); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,15 +1,21 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/signal"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"ext4box/blockdev"
 	"ext4box/cmd/ext4box/internal/extract"
 	"ext4box/ext4"
 )
@@ -51,6 +57,22 @@ func cp(cmd *cobra.Command, image string, paths []string, dest string, o cpOptio
 	if st, err := os.Stat(dest); len(paths) > 1 && (err != nil || !st.IsDir()) {
 		return fmt.Errorf("destination %s is not a directory; several files need one", dest)
 	}
+	// Interrupted, it takes the half file away first. The second signal ends it
+	// at once.
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(interruptError{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	links := extract.NewLinks()
 	return withImage(image, o.image, func(fs *ext4.FS) error {
 		p := progress{w: stderr, on: !o.quiet && isTerminal(stderr)}
 		failed := false
@@ -58,15 +80,16 @@ func cp(cmd *cobra.Command, image string, paths []string, dest string, o cpOptio
 			ino, err := fs.Resolve(src)
 			if err != nil {
 				failed = true
-				fmt.Fprintf(stderr, "ext4box: %v\n", pathError(src, err))
+				warn(stderr, pathError(src, err))
 				continue
 			}
-			r, err := extract.Copy(fs, ino, baseName(src), dest, extract.Options{
-				Owner:  os.Geteuid() == 0 && !o.noOwner,
-				Xattrs: !o.noXattrs,
+			r, err := extract.Copy(ctx, fs, ino, baseName(src), dest, extract.Options{
+				Owner:     os.Geteuid() == 0 && !o.noOwner,
+				Xattrs:    !o.noXattrs,
+				Protected: imageFiles(image, o.image), Links: links,
 				Problem: func(sub string, err error) {
 					p.clear()
-					fmt.Fprintf(stderr, "ext4box: %v\n", pathError(path.Join(src, sub), err))
+					warn(stderr, pathError(path.Join(src, sub), err))
 				},
 				Progress: p.update,
 			})
@@ -75,7 +98,7 @@ func cp(cmd *cobra.Command, image string, paths []string, dest string, o cpOptio
 				return err
 			}
 			if r.Lost > 0 {
-				fmt.Fprintf(stderr, "ext4box: warning: %d extended attributes were not set, the first: %v\n", r.Lost, r.XattrError)
+				warn(stderr, fmt.Errorf("warning: %d extended attributes were not set, the first: %w", r.Lost, r.XattrError))
 			}
 			failed = failed || r.Problems > 0
 		}
@@ -84,6 +107,25 @@ func cp(cmd *cobra.Command, image string, paths []string, dest string, o cpOptio
 		}
 		return nil
 	})
+}
+
+// interruptError ends a copy that was told to end.
+type interruptError struct{ signal syscall.Signal }
+
+func (e interruptError) Error() string {
+	return fmt.Sprintf("%v: the copy is incomplete", e.signal)
+}
+
+// imageFiles are the files that a verb must not write to: the image, and its
+// external journal.
+func imageFiles(image string, o imageOptions) (files []fs.FileInfo) {
+	for _, spec := range []string{image, o.Journal} {
+		path, _ := blockdev.ParseSpec(spec)
+		if st, err := os.Stat(path); err == nil {
+			files = append(files, st)
+		}
+	}
+	return files
 }
 
 // baseName is the name that a copy of a path gets; empty for the root.

@@ -35,6 +35,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if e, ok := errors.AsType[*mount.Error](err); ok {
 		return e.Status
 	}
+	if e, ok := errors.AsType[interruptError](err); ok {
+		return 128 + int(e.signal) // as a shell has it
+	}
 	return 1
 }
 
@@ -129,5 +132,11 @@ partition.`,
 		newServeCommand(),
 		newProbeCommand(),
 	)
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.RunE = func(*cobra.Command, []string) error {
+			return errors.New("for which shell: bash, zsh, fish or powershell?")
+		}
+	}
 	return root
 }

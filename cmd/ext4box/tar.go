@@ -47,6 +47,13 @@ func tarOut(cmd *cobra.Command, image string, paths []string, o tarOptions) erro
 		out := cmd.OutOrStdout()
 		var file *os.File
 		if o.file != "-" {
+			if st, err := os.Stat(o.file); err == nil {
+				for _, i := range imageFiles(image, o.image) {
+					if os.SameFile(st, i) {
+						return fmt.Errorf("%s is the image itself: write the archive to another file", o.file)
+					}
+				}
+			}
 			f, err := os.Create(o.file)
 			if err != nil {
 				return err
@@ -71,14 +78,18 @@ func writeTar(out, stderr io.Writer, fs *ext4.FS, paths []string) (complete bool
 	current := ""
 	buffered := bufio.NewWriterSize(out, 1<<20)
 	w := archive.NewWriter(buffered, fs, func(sub string, err error) {
-		complete = false
-		fmt.Fprintf(stderr, "ext4box: %v\n", pathError(path.Join(current, sub), err))
+		if errors.Is(err, archive.ErrSocket) {
+			err = fmt.Errorf("warning: %w", err)
+		} else {
+			complete = false
+		}
+		warn(stderr, pathError(path.Join(current, sub), err))
 	})
 	for _, current = range paths {
 		ino, err := fs.Resolve(current)
 		if err != nil {
 			complete = false
-			fmt.Fprintf(stderr, "ext4box: %v\n", pathError(current, err))
+			warn(stderr, pathError(current, err))
 			continue
 		}
 		if err := w.Add(ino, path.Clean("/"+current)); err != nil {

@@ -57,12 +57,11 @@ var errNamespace error = &mount.Error{Status: mount.StatusUsage,
 	Err: errors.New("option -N cannot be done by a helper: use nsenter(1)")}
 
 func umount(targets []string, o mount.UnmountOptions) error {
+	var errs []error
 	for _, t := range targets {
-		if err := mount.Unmount(t, o); err != nil {
-			return err
-		}
+		errs = append(errs, mount.Unmount(t, o))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // ignoreFlags accepts flags that change nothing: one-letter switches, and

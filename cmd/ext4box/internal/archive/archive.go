@@ -35,6 +35,10 @@ type Writer struct {
 
 const copyChunk = 1 << 20
 
+// ErrSocket is the problem of a socket, which an archive cannot hold. Sockets mean
+// nothing without the process that made them: the archive is complete without.
+var ErrSocket = errors.New("tar has no sockets; it is left out")
+
 // NewWriter writes to w. problem is told of each file that is missing from the
 // archive, or is incomplete in it.
 func NewWriter(w io.Writer, src Source, problem func(path string, err error)) *Writer {
@@ -126,7 +130,7 @@ func (w *Writer) header(n *tree.Node, name string) (*tar.Header, error) {
 	case unix.S_IFIFO:
 		h.Typeflag = tar.TypeFifo
 	case unix.S_IFSOCK:
-		return nil, errors.New("tar has no sockets; it is left out")
+		return nil, ErrSocket
 	default:
 		return nil, fmt.Errorf("the file type in mode %#o is unknown", st.Mode)
 	}
@@ -159,6 +163,11 @@ func (w *Writer) addXattrs(n *tree.Node, h *tar.Header) {
 			h.PAXRecords = make(map[string]string, len(names))
 		}
 		h.PAXRecords["SCHILY.xattr."+name] = string(value)
+		if key, ok := aclKeys[name]; ok {
+			if text, ok := aclText(value); ok {
+				h.PAXRecords[key] = text
+			}
+		}
 	}
 }
 

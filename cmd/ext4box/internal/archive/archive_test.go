@@ -139,6 +139,40 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+func TestACL(t *testing.T) {
+	const (
+		access = "\x02\x00\x00\x00" +
+			"\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xd2\x04\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" +
+			"\x08\x00\x03\x00\x37\x00\x00\x00" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+		unknown = "\x02\x00\x00\x00" + "\x40\x00\x06\x00\xff\xff\xff\xff"
+	)
+	for value, want := range map[string]string{
+		access:                      "user::rw-,user:1234:r--,group::r-x,group:55:-wx,mask::rwx,other::---",
+		unknown:                     "",
+		"":                          "",
+		"\x01\x00\x00\x00":          "",
+		"\x02\x00\x00\x00" + "half": "",
+	} {
+		s := &source{xattr: map[ext4.Ino]map[string]string{10: {
+			"system.posix_acl_access": value, "system.posix_acl_default": value}}}
+		s.add("file", ext4.Stat{Ino: 10, Mode: unix.S_IFIFO | 0o644, Nlink: 1})
+		var out bytes.Buffer
+		w := archive.NewWriter(&out, s, func(path string, err error) { t.Errorf("%s: %v", path, err) })
+		if err := errors.Join(w.Add(10, "file"), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		h, err := tar.NewReader(&out).Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"SCHILY.acl.access", "SCHILY.acl.default"} {
+			if got := h.PAXRecords[key]; got != want {
+				t.Errorf("%q: %s is %q, want %q", value, key, got, want)
+			}
+		}
+	}
+}
+
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }

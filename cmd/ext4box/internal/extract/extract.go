@@ -1,6 +1,7 @@
 package extract
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,12 +29,29 @@ type Options struct {
 	Owner  bool // set owner and group; needs root
 	Xattrs bool // set extended attributes and ACLs
 
+	// Protected are files of the host that are not replaced: the image itself.
+	Protected []fs.FileInfo
+	// Links are shared by copies to the same directory, so that hard links
+	// among them stay. Nil: each copy is on its own.
+	Links *Links
+
 	// Problem is told of each file that could not be copied, with its path in
 	// the image.
 	Problem func(path string, err error)
 	// Progress is told of each file that was begun, and of data as it is
 	// written.
 	Progress func(files, bytes int64)
+}
+
+// Links remembers the copies of files with several links.
+type Links struct {
+	first map[ext4.Ino]link   // first copies of files with several links
+	made  map[fileID]ext4.Ino // the inverse
+}
+
+// NewLinks returns an empty memory.
+func NewLinks() *Links {
+	return &Links{first: make(map[ext4.Ino]link), made: make(map[fileID]ext4.Ino)}
 }
 
 // Result counts what was copied.
@@ -53,9 +71,13 @@ type Result struct {
 // directly into dest.
 //
 // What dest holds already stays, except files that are replaced. The error is one
-// that prevented everything; others are counted and told to o.Problem.
-func Copy(fsys Source, src ext4.Ino, name, dest string, o Options) (Result, error) {
-	x := &extractor{src: fsys, o: o, links: make(map[ext4.Ino]link), linked: make(map[fileID]ext4.Ino), buf: make([]byte, copyChunk)}
+// that prevented everything, or the cause of ctx's end, at which no half file is
+// left; others are counted and told to o.Problem.
+func Copy(ctx context.Context, fsys Source, src ext4.Ino, name, dest string, o Options) (Result, error) {
+	if o.Links == nil {
+		o.Links = NewLinks()
+	}
+	x := &extractor{ctx: ctx, src: fsys, o: o, links: o.Links, buf: make([]byte, copyChunk)}
 	if err := x.openDest(name, dest); err != nil {
 		return Result{}, err
 	}
@@ -68,6 +90,7 @@ func Copy(fsys Source, src ext4.Ino, name, dest string, o Options) (Result, erro
 const copyChunk = 1 << 20
 
 type extractor struct {
+	ctx    context.Context
 	src    Source
 	o      Options
 	result Result
@@ -78,8 +101,7 @@ type extractor struct {
 	above []fileID
 	buf   []byte
 
-	links  map[ext4.Ino]link   // first copies of files with several links
-	linked map[fileID]ext4.Ino // the inverse
+	links *Links
 }
 
 // fileID identifies a file of the host.
@@ -96,6 +118,14 @@ type link struct {
 func (x *extractor) openDest(name, dest string) error {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC
 	x.into = name
+	var st unix.Stat_t
+	if unix.Stat(dest, &st) == nil {
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK:
+			// Replacing /dev/null by a copy would break the machine.
+			return fmt.Errorf("destination %s is a device, a pipe or a socket: name a file or a directory", dest)
+		}
+	}
 	fd, err := unix.Open(dest, flags, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) && !strings.HasSuffix(dest, "/") {
 		clean := filepath.Clean(dest)
@@ -138,6 +168,9 @@ func (x *extractor) Problem(path string, err error) error {
 
 // Enter implements [tree.Visitor]: it makes the file.
 func (x *extractor) Enter(n *tree.Node) error {
+	if x.ctx.Err() != nil {
+		return context.Cause(x.ctx)
+	}
 	x.progress(1, 0)
 	name := x.hostName(n)
 	if n.Stat.IsDir() {
@@ -148,6 +181,9 @@ func (x *extractor) Enter(n *tree.Node) error {
 		return nil
 	}
 	if err := x.makeFile(n, name); err != nil {
+		if x.ctx.Err() != nil {
+			return context.Cause(x.ctx)
+		}
 		return x.Problem(n.Path, err)
 	}
 	return nil

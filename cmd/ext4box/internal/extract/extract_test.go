@@ -1,6 +1,8 @@
 package extract_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -103,7 +105,7 @@ const (
 func copyAll(t *testing.T, m image, dest string) (extract.Result, []string) {
 	t.Helper()
 	var problems []string
-	r, err := extract.Copy(m, 2, "", dest, extract.Options{
+	r, err := extract.Copy(t.Context(), m, 2, "", dest, extract.Options{
 		Owner: os.Geteuid() == 0, Xattrs: true,
 		Problem: func(path string, err error) { problems = append(problems, path+": "+err.Error()) },
 	})
@@ -263,7 +265,7 @@ func TestSetuid(t *testing.T) {
 		3: {mode: unix.S_IFREG | 0o6755, data: "x", xattrs: map[string]string{"bogus.name": "x"}},
 	}
 	dest := t.TempDir()
-	r, err := extract.Copy(m, 2, "", dest, extract.Options{Xattrs: true, Problem: func(p string, err error) { t.Errorf("%s: %v", p, err) }})
+	r, err := extract.Copy(t.Context(), m, 2, "", dest, extract.Options{Xattrs: true, Problem: func(p string, err error) { t.Errorf("%s: %v", p, err) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,5 +275,33 @@ func TestSetuid(t *testing.T) {
 	}
 	if r.Lost != 1 || r.XattrError == nil {
 		t.Errorf("lost %d: %v", r.Lost, r.XattrError)
+	}
+}
+
+// TestInterrupted: the file that was being copied is taken away, and what is
+// complete stays.
+func TestInterrupted(t *testing.T) {
+	m := image{
+		2: {mode: dir, entries: []link{{"whole", 3}, {"half", 4}, {"never", 3}}},
+		3: {mode: reg, data: "x"},
+		4: {mode: reg, data: strings.Repeat("y", 3<<20)},
+	}
+	dest := t.TempDir()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("why")
+	_, err := extract.Copy(ctx, m, 2, "", dest, extract.Options{
+		Problem: func(p string, err error) { t.Errorf("%s: %v", p, err) },
+		Progress: func(files, bytes int64) {
+			if bytes > 1<<20 {
+				cancel(why)
+			}
+		},
+	})
+	if err != why {
+		t.Errorf("got %v", err)
+	}
+	entries, err := os.ReadDir(dest)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "whole" {
+		t.Errorf("%v, %v", entries, err)
 	}
 }

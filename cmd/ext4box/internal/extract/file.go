@@ -1,10 +1,13 @@
 package extract
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -41,8 +44,8 @@ func (x *extractor) makeFile(n *tree.Node, name string) error {
 		var st unix.Stat_t
 		if unix.Fstatat(x.dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
 			id := fileID{st.Dev, st.Ino}
-			x.links[n.Stat.Ino] = link{x.hostPath(n), id}
-			x.linked[id] = n.Stat.Ino
+			x.links.first[n.Stat.Ino] = link{x.hostPath(n), id}
+			x.links.made[id] = n.Stat.Ino
 		}
 	}
 	return nil
@@ -50,14 +53,19 @@ func (x *extractor) makeFile(n *tree.Node, name string) error {
 
 // remove takes away what the destination has under name, if anything.
 func (x *extractor) remove(name string) error {
-	if len(x.links) > 0 {
+	var st unix.Stat_t
+	if unix.Fstatat(x.dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		id := fileID{st.Dev, st.Ino}
+		for _, p := range x.o.Protected {
+			if s, ok := p.Sys().(*syscall.Stat_t); ok && (fileID{s.Dev, s.Ino}) == id {
+				return errors.New("it is the image itself")
+			}
+		}
 		// When this is an earlier copy, the host may give its inode number to
 		// the next file: it can be linked to no more.
-		var st unix.Stat_t
-		if unix.Fstatat(x.dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
-			id := fileID{st.Dev, st.Ino}
-			delete(x.links, x.linked[id])
-			delete(x.linked, id)
+		if ino, ok := x.links.made[id]; ok {
+			delete(x.links.first, ino)
+			delete(x.links.made, id)
 		}
 	}
 	if err := unix.Unlinkat(x.dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -86,6 +94,9 @@ func (x *extractor) create(n *tree.Node, name string) (target, error) {
 		err = unix.Symlinkat(to, x.dir, name)
 	case unix.S_IFCHR, unix.S_IFBLK:
 		if !x.o.Owner {
+			if os.Geteuid() == 0 {
+				return t, errors.New("device files belong to root; it is left out")
+			}
 			return t, errors.New("only root can make device files; it is left out")
 		}
 		err = unix.Mknodat(x.dir, name, kind|0o600, int(unix.Mkdev(n.Stat.RdevMajor, n.Stat.RdevMinor)))
@@ -103,7 +114,7 @@ func (x *extractor) create(n *tree.Node, name string) (target, error) {
 // linkToCopy links name to the earlier copy of the same inode, if there is one
 // and it is still what was made of it.
 func (x *extractor) linkToCopy(n *tree.Node, name string) bool {
-	l, ok := x.links[n.Stat.Ino]
+	l, ok := x.links.first[n.Stat.Ino]
 	if !ok {
 		return false
 	}
@@ -173,6 +184,9 @@ func (x *extractor) copyData(n *tree.Node, fd int) error {
 
 func (x *extractor) copyRange(n *tree.Node, fd int, off, end int64) error {
 	for off < end {
+		if x.ctx.Err() != nil {
+			return context.Cause(x.ctx)
+		}
 		p := x.buf[:min(int64(len(x.buf)), end-off)]
 		got, err := x.src.ReadAt(n.Stat.Ino, p, off)
 		if got == 0 {
