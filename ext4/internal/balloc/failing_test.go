@@ -76,6 +76,34 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
+// TestPinsWhatIsCached evicts a block between Read and Pin: two users of one
+// block must still end up with the same buffer.
+func TestPinsWhatIsCached(t *testing.T) {
+	f := open(t, blocktest.NewOverlay(newSynthetic(t), 1<<30), nil)
+	f.gs.Cache = buffer.New(f.dev, synBlock, 1)
+	evict := true
+	b, err := f.gs.pin(7, descTag, func([]byte) error {
+		for blk := uint64(8); evict && blk < 500; blk++ {
+			if _, err := f.gs.Cache.Read(blk, descTag, noCheck); err != nil {
+				return err
+			}
+		}
+		evict = false
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for blk := uint64(8); blk < 500; blk++ {
+		if _, err := f.gs.Cache.Read(blk, descTag, noCheck); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again, err := f.gs.Cache.Read(7, descTag, noCheck); again != b || err != nil {
+		t.Errorf("another buffer of the block is in the cache (%v)", err)
+	}
+}
+
 func TestDeltaAndPromises(t *testing.T) {
 	f := open(t, mkfs(t, layout{"", 256 * mib, []string{"-O", "bigalloc"}}), nil)
 	f.claim(f.reserve(Request{Want: 100}))

@@ -112,9 +112,6 @@ func (gs *Groups) find(r Request, want, least uint32) (Run, error) {
 		// have most, and in the end whatever is enough.
 		f.must = order == last
 		f.least = max(least, min(want, 1<<order))
-		if f.must {
-			f.least = least
-		}
 		for _, p := range parts {
 			if run, ok := gs.sweep(&f, p, order); ok {
 				return run, nil

@@ -117,8 +117,9 @@ func (r *rig) start(t testT, home, ext blockdev.Device, o WriterOptions) (*Log, 
 
 // want is what a block must contain: version id, or anything.
 type want struct {
-	id  uint32
-	any bool
+	id   uint32
+	any  bool
+	meta bool // it is metadata; otherwise free, or file data
 }
 
 // content is version id of a block. Some versions look like the journal's own.
@@ -154,7 +155,6 @@ type driver struct {
 	pick  func(n int) int
 
 	now     map[uint64]want
-	meta    map[uint64]bool
 	freedIn map[uint64]uint32 // free, but not before this transaction is durable
 	after   map[uint32]map[uint64]want
 	acks    []ack
@@ -179,12 +179,12 @@ func newDriverOn(t testT, r *rig, home, ext blockdev.Device, o WriterOptions, pi
 	t.Helper()
 	d := &driver{
 		rig: r, t: t, pick: pick, dev: home,
-		now: map[uint64]want{}, meta: map[uint64]bool{}, freedIn: map[uint64]uint32{}, after: map[uint32]map[uint64]want{},
+		now: map[uint64]want{}, freedIn: map[uint64]uint32{}, after: map[uint32]map[uint64]want{},
 	}
 	d.log, d.cache = r.start(t, home, ext, o)
 	for b := range uint64(r.blocks) {
-		d.meta[b] = b < uint64(r.blocks)*2/3
-		d.now[b] = want{any: !d.meta[b]}
+		meta := b < uint64(r.blocks)*2/3
+		d.now[b] = want{any: !meta, meta: meta}
 	}
 	d.tid = r.lb.sequence
 	d.after[d.tid-1] = maps.Clone(d.now)
@@ -231,8 +231,8 @@ func (d *driver) operate() {
 		in, freed := d.freedIn[b]
 		switch {
 		case d.failed != nil:
-		case d.meta[b] && d.pick(3) == 0:
-			d.meta[b], d.freedIn[b] = false, h.TID()
+		case d.now[b].meta && d.pick(3) == 0:
+			d.freedIn[b] = h.TID()
 			d.now[b] = want{any: true}
 			h.Forget(d.offset + b)
 			h.OnCommit(func() {
@@ -240,7 +240,7 @@ func (d *driver) operate() {
 				defer d.mu.Unlock()
 				d.freed = append(d.freed, b)
 			})
-		case d.meta[b]:
+		case d.now[b].meta:
 			d.modify(h, b)
 		case !freed || in == h.TID() && d.pick(2) == 0:
 			delete(d.freedIn, b)
@@ -287,21 +287,20 @@ func (d *driver) create(h *Handle, b uint64) {
 		d.failed = err
 		return
 	}
-	d.meta[b] = true
 	d.fill(buf)
 }
 
 func (d *driver) fill(buf *buffer.Buffer) {
 	d.id++
 	copy(buf.Data, content(d.lb.bs, buf.Block, d.id))
-	d.now[buf.Block-d.offset] = want{id: d.id}
+	d.now[buf.Block-d.offset] = want{id: d.id, meta: true}
 }
 
 // writeData uses a block that is free for file data.
 func (d *driver) writeData() {
 	d.collect()
 	b := uint64(1 + d.pick(d.blocks-1))
-	if _, freed := d.freedIn[b]; freed || d.meta[b] || !d.now[b].any {
+	if _, freed := d.freedIn[b]; freed || d.now[b].meta || !d.now[b].any {
 		return
 	}
 	d.id++
