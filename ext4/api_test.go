@@ -555,15 +555,27 @@ func TestXattrs(t *testing.T) {
 		}
 	}
 	// The inode that holds the large value is not a file.
-	info := fs.Info()
-	hidden := 0
-	for n := ext4.Ino(11); n < ext4.Ino(info.Inodes) && n < 60; n++ {
+	var hidden []ext4.Ino
+	for n := ext4.Ino(11); n < 60; n++ {
 		if _, err := fs.Stat(n); errnoOf(t, err) == syscall.EUCLEAN {
-			hidden++
+			hidden = append(hidden, n)
 		}
 	}
-	if hidden != 1 {
-		t.Errorf("%d inodes of values are hidden", hidden)
+	if len(hidden) != 1 {
+		t.Fatalf("inodes %d are hidden", hidden)
+	}
+	for request, text := range map[string]string{"size 500": "has 500 bytes", "flags 0x80000": "is not one", "atime 7": "hash", "mode 040755": "is not one"} {
+		value := fmt.Sprintf("<%d> ", hidden[0])
+		before := e2test.Bytes(t, path, 0, 16*mib)
+		e2test.Change(t, path, "sif "+value+request)
+		fs := open(t, load(t, path), ext4.Options{})
+		if _, err := fs.Getxattr(ino, "user.big"); errnoOf(t, err) != syscall.EUCLEAN || !strings.Contains(err.Error(), text) {
+			t.Errorf("value with %s: %v", request, err)
+		}
+		if got, err := fs.Getxattr(ino, "user.short"); err != nil || string(got) != "hello" {
+			t.Errorf("its neighbour: %q, %v", got, err)
+		}
+		e2test.Patch(t, path, 0, before)
 	}
 }
 

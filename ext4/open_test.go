@@ -15,6 +15,7 @@ import (
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/disktest"
 	"ext4box/internal/e2test"
 	"ext4box/internal/testimage"
 )
@@ -310,6 +311,15 @@ func TestFeatureOddities(t *testing.T) {
 			path := e2test.Image(t, 64*mib, append(args, "-d", tree)...)
 			fs := open(t, load(t, path), ext4.Options{})
 			compareTree(t, fs, tree)
+			ino, err := fs.Resolve("hello")
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, dataErr := fs.Seek(ino, 5, ext4.SeekData)
+			hole, holeErr := fs.Seek(ino, 5, ext4.SeekHole)
+			if data != 5 || hole != 13 || dataErr != nil || holeErr != nil {
+				t.Errorf("data at %d, %v, hole at %d, %v", data, dataErr, hole, holeErr)
+			}
 		})
 	}
 	t.Run("dir_index taken away", func(t *testing.T) {
@@ -325,11 +335,25 @@ func TestFeatureOddities(t *testing.T) {
 		if st, err := fs.Stat(ino); err != nil || st.Flags&uint32(disk.FlagIndex) == 0 {
 			t.Fatalf("the test needs an indexed directory: flags %#x, %v", st.Flags, err)
 		}
-		// A writer without the feature adds names without touching the index.
-		e2test.Change(t, path, "features -dir_index", "link hello many/unhashed")
-		fs = open(t, load(t, path), ext4.Options{})
-		if _, err := fs.Resolve("many/unhashed"); err != nil {
-			t.Errorf("the index is used though the feature is off: %v", err)
+		// An index of the wrong hash finds nothing, and without the feature
+		// nobody must look at it.
+		rootBlock := disktest.Blocks(t, path, "many")[0]
+		e2test.Patch(t, path, int64(rootBlock)*1024+28, []byte{uint8(disk.HashTEA)})
+		found := func() (n int) {
+			fs := open(t, load(t, path), ext4.Options{})
+			for i := range 400 {
+				if _, err := fs.Resolve(fmt.Sprintf("many/file %04d", i)); err == nil {
+					n++
+				}
+			}
+			return n
+		}
+		if n := found(); n > 300 {
+			t.Errorf("%d names are found through a wrong index", n)
+		}
+		e2test.Change(t, path, "features -dir_index")
+		if n := found(); n != 400 {
+			t.Errorf("%d names are found: the index is used though the feature is off", n)
 		}
 	})
 }

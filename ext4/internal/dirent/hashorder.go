@@ -191,22 +191,21 @@ func (r *hashRead) readIndex(p *path) error {
 			r.list = slices.DeleteFunc(r.list, func(e keyed) bool { return e.key >= majorPosition(hi) })
 		}
 		r.emit()
-		if chained && !r.stop {
-			if err := r.readChain(p, hi); err != nil {
-				return err
-			}
-		}
-		// Positions go up even where the index is out of order.
-		r.from = max(r.from, majorPosition(hi)+1<<32)
-		if _, ok := p.bound(); !ok || r.stop {
+		if r.stop {
 			return nil
 		}
 		if chained {
-			continue // the last leaf of the chain has higher hashes too
-		}
-		if err := p.next(); err != nil {
+			// What the chain ends with has higher hashes too.
+			if err := r.readChain(p, hi); err != nil || r.stop {
+				return err
+			}
+		} else if _, ok := p.bound(); !ok {
+			return nil
+		} else if err := p.next(); err != nil {
 			return err
 		}
+		// Positions go up even where the index is out of order.
+		r.from = max(r.from, majorPosition(hi)+1<<32)
 	}
 }
 

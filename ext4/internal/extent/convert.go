@@ -29,11 +29,11 @@ func (m *Map) convertTree(tx buffer.Tx, a Allocator, lo, hi uint64, to State) (r
 	from, until := max(i-1, 0), min(j+1, leaf.n)
 	for k := from; k < until; k++ {
 		r := leafRun(leaf.node, k)
-		list.add(r.before(lo))
+		list = list.add(r.before(lo))
 		middle := r.from(lo).before(hi)
 		middle.State = to
-		list.add(middle)
-		list.add(r.from(hi))
+		list = list.add(middle)
+		list = list.add(r.from(hi))
 	}
 	if err := m.rewrite(tx, a, &p, from, until, list); err != nil {
 		return lo, err

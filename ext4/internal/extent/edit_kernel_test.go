@@ -250,26 +250,42 @@ func TestEditsBeforeTheKernel(t *testing.T) {
 			if data.m.Tree != strings.Contains(args, "ext4") {
 				t.Fatalf("tree is %v", data.m.Tree)
 			}
-			for _, f := range []*imageFile{data, pool} {
-				for _, r := range f.want {
-					for blk := r.Start; blk < r.Start+r.Len; blk++ {
-						if _, err := g.dev.WriteAt(pattern(blk, g.geo.BlockSize), int64(blk)<<g.geo.BlockBits); err != nil {
-							t.Fatal(err)
-						}
-					}
-				}
-			}
 			g.must(pool.m.Remove(g.tx, pool, 0, extent.MaxBlocks, pool.freed))
 			g.must(data.m.Remove(g.tx, data, 2000, extent.MaxBlocks, data.freed))
 			data.want.cut(2000, extent.MaxBlocks)
-			for range 3 {
-				for range 1200 {
+			for range 2 {
+				for range 1500 {
 					data.edit(firstTriple * 3)
 				}
 				g.judge(data, pool)
 			}
 		})
 	}
+}
+
+// TestDeepTreeBeforeTheKernel has a file whose blocks lie backwards, so that each
+// takes an extent of its own.
+func TestDeepTreeBeforeTheKernel(t *testing.T) {
+	const blocks = 30000
+	tree := e2test.Tree(t, map[string]string{
+		"data": strings.Repeat("d", blocks*1024), "pool": strings.Repeat("p", 1000*1024)})
+	g := openImageRig(t, e2test.Image(t, 64<<20, "-t", "ext4", "-b", "1024", "-d", tree), 0)
+	data, pool := g.open("data"), g.open("pool")
+	g.must(pool.m.Remove(g.tx, pool, 0, extent.MaxBlocks, pool.freed))
+	g.must(data.m.Remove(g.tx, data, 0, extent.MaxBlocks, data.freed))
+	data.want = nil
+	taken := slices.Clone(g.free[len(g.free)-blocks:])
+	g.free = g.free[:len(g.free)-blocks]
+	for i := range uint64(blocks) {
+		r := extent.Run{Block: i, Start: taken[blocks-1-i], Len: 1, State: extent.Written}
+		g.must(data.m.Insert(g.tx, data, r))
+		data.used++
+		data.want = append(data.want, r)
+	}
+	if depth := disk.DecodeExtentHeader(data.m.Root).Depth; depth != 3 {
+		t.Fatalf("the tree has depth %d", depth)
+	}
+	g.judge(data, pool)
 }
 
 func (g *imageRig) must(err error) {
@@ -295,6 +311,13 @@ func (g *imageRig) judge(data, pool *imageFile) {
 	data.store(end << g.geo.BlockBits)
 	pool.store(blk << g.geo.BlockBits)
 	g.must(g.tx.Commit(g.dev))
+	// Some data is where nodes were before.
+	for _, r := range data.want {
+		for blk := r.Start; blk < r.Start+r.Len; blk++ {
+			_, err := g.dev.WriteAt(pattern(blk, g.geo.BlockSize), int64(blk)<<g.geo.BlockBits)
+			g.must(err)
+		}
+	}
 	out := filepath.Join(g.TempDir(), "out")
 	g.must(blocktest.Dump(g.dev, g.dev.Size(), out))
 

@@ -19,17 +19,17 @@ func (m *Map) insertTree(tx buffer.Tx, a Allocator, r Run) error {
 			return m.mappedAlready(r)
 		}
 		if prev.continues(&r) {
-			list.add(prev)
+			list = list.add(prev)
 			i--
 		}
 	}
-	list.add(r)
+	list = list.add(r)
 	end := leaf.end
 	if j < leaf.n {
 		next := leafRun(leaf.node, j)
 		end = next.Block
 		if r.continues(&next) {
-			list.add(next)
+			list = list.add(next)
 			j++
 		}
 	}

@@ -24,11 +24,11 @@ func (r *Run) continues(next *Run) bool {
 	return r.State == next.State && r.End() == next.Block && r.Start+r.Len == next.Start
 }
 
-// add appends a run, which may be empty.
-func (l *runs) add(r Run) {
+// add returns the list with another run, which may be empty, at its end.
+func (l runs) add(r Run) runs {
 	limit := maxLen(r.State)
-	if n := len(*l); n > 0 && r.Len > 0 {
-		last := &(*l)[n-1]
+	if n := len(l); n > 0 && r.Len > 0 {
+		last := &l[n-1]
 		if last.continues(&r) && last.Len < limit {
 			more := min(limit-last.Len, r.Len)
 			last.Len += more
@@ -38,9 +38,10 @@ func (l *runs) add(r Run) {
 	for r.Len > 0 {
 		part := r
 		part.Len = min(limit, r.Len)
-		*l = append(*l, part)
+		l = append(l, part)
 		r.advance(part.Len)
 	}
+	return l
 }
 
 // advance takes n blocks off the start of the run.

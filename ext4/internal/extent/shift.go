@@ -36,12 +36,12 @@ func (m *Map) shiftDown(tx buffer.Tx, a Allocator, lo, hi, d uint64) (rest uint6
 	list := make(runs, 0, leaf.n-i+1)
 	if i > 0 {
 		i--
-		list.add(leafRun(leaf.node, i)) // the first one may continue it now
+		list = list.add(leafRun(leaf.node, i)) // the first one may continue it now
 	}
 	for ; j < leaf.n && key(leaf.node, j) < hi; j++ {
 		r := leafRun(leaf.node, j)
 		r.Block -= d
-		list.add(r)
+		list = list.add(r)
 	}
 	rest = min(hi, leaf.end)
 	if len(list) == 0 {
@@ -90,7 +90,7 @@ func (m *Map) shiftUp(tx buffer.Tx, a Allocator, lo, hi, d uint64) (restLo, rest
 	for k := i; k < j; k++ {
 		r := leafRun(leaf.node, k)
 		r.Block += d
-		list.add(r)
+		list = list.add(r)
 	}
 	if err := m.rewrite(tx, a, &p, i, j, list); err != nil {
 		return lo, hi, err
