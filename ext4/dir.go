@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"fmt"
 	"syscall"
 
@@ -69,6 +70,7 @@ func (fs *FS) entries(in *inode) (directory, error) {
 			Indexed:  in.Flags&disk.FlagIndex != 0 && fs.sb.Compat&disk.CompatDirIndex != 0,
 			Casefold: casefold,
 			RawNames: in.encrypted(),
+			Distinct: &in.distinct,
 		}, nil
 	}
 	d := &dirent.Inline{Format: &fs.dirFormat, Ino: uint32(in.ino), Casefold: casefold, RawNames: in.encrypted()}
@@ -173,11 +175,16 @@ func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
 	if fd == nil {
 		return nil
 	}
-	for i, e := range fd.Entries() {
-		if int64(i) < pos-fastEntries || e.Ino == 0 {
+	list := fd.Entries()
+	for i := min(pos-fastEntries, int64(len(list))); i < int64(len(list)); i++ {
+		e := &list[i]
+		if e.Ino == 0 {
 			continue
 		}
-		if !fn(Dirent{Ino: Ino(e.Ino), Type: fs.fastType(Ino(e.Ino)), Name: e.Name, Next: fastEntries + int64(i) + 1}) {
+		if !in.encrypted() && bytes.ContainsAny(e.Name, "/\x00") {
+			return disk.Corruptf(disk.InodeName(uint32(dir)), "a fast commit adds the impossible name %q", e.Name)
+		}
+		if !fn(Dirent{Ino: Ino(e.Ino), Type: fs.fastType(Ino(e.Ino)), Name: e.Name, Next: fastEntries + i + 1}) {
 			break
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"ext4box/ext4/internal/cache"
+	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/fastcommit"
@@ -27,7 +28,7 @@ func (fs *FS) replayFastCommits(j *journal.Journal, r *journal.Replay) error {
 		InodeSize: int(fs.geo.InodeSize),
 		Blocks:    fs.geo.BlocksCount,
 		TID:       r.EndTID,
-	}, fastBase{fs})
+	}, &fastBase{fs: fs})
 	if err != nil || st.Empty() {
 		return err
 	}
@@ -38,9 +39,16 @@ func (fs *FS) replayFastCommits(j *journal.Journal, r *journal.Replay) error {
 }
 
 // fastBase answers what fast commits ask of the filesystem under them.
-type fastBase struct{ fs *FS }
+type fastBase struct {
+	fs   *FS
+	read uint64 // bytes of directories without a usable index
+}
 
-func (b fastBase) Links(ino uint32) uint16 {
+// maxFastRead bounds fastBase.read. Fast commits of the usual length with names
+// in directories of 100 KiB stay below, and it takes seconds.
+const maxFastRead = 2 << 30
+
+func (b *fastBase) Links(ino uint32) uint16 {
 	in, err := b.fs.loadInode(Ino(ino))
 	if err != nil {
 		return 0
@@ -48,15 +56,37 @@ func (b fastBase) Links(ino uint32) uint16 {
 	return in.Links
 }
 
-func (b fastBase) Lookup(dir uint32, name []byte) (uint32, error) {
-	ino, err := b.fs.Lookup(Ino(dir), string(name))
+func (b *fastBase) Lookup(dir uint32, name []byte) (uint32, error) {
+	ino, err := b.lookup(Ino(dir), string(name))
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ESTALE) {
 		return 0, nil
 	}
-	return uint32(ino), err
+	return ino, err
 }
 
-func (b fastBase) Key(dir uint32, name []byte) []byte {
+func (b *fastBase) lookup(ino Ino, name string) (uint32, error) {
+	in, err := b.fs.dir(ino)
+	if err != nil {
+		return 0, err
+	}
+	entries, err := b.fs.entries(in)
+	if err != nil {
+		return 0, err
+	}
+	found, err := entries.Lookup(name)
+	if d, ok := entries.(*dirent.Dir); ok {
+		cost := d.Scanned << b.fs.geo.BlockBits
+		if d.Casefold {
+			cost *= 8
+		}
+		if b.read += cost; b.read > maxFastRead {
+			return 0, disk.Corruptf("fast commits", "change too many names in directories without an index, at last in inode %d", ino)
+		}
+	}
+	return found, err
+}
+
+func (b *fastBase) Key(dir uint32, name []byte) []byte {
 	in, err := b.fs.iget(Ino(dir))
 	if err != nil {
 		return name
@@ -116,12 +146,22 @@ func (fs *FS) applyFastCommit(ino Ino, blk uint64, run *extent.Run) {
 // countSectors is the space, in units of 512 bytes, of a file whose block count
 // fast commits leave to be found out: its blocks, and those of its extent tree.
 func (fs *FS) countSectors(in *inode) (uint64, error) {
+	budget := maxRuns
+	return fs.countSectorsWithin(in, &budget)
+}
+
+// countSectorsWithin is countSectors, which takes the runs of blocks that it
+// follows from the budget.
+func (fs *FS) countSectorsWithin(in *inode, budget *int) (uint64, error) {
 	if in.inline() {
 		return 0, nil
 	}
 	blocks, extents := uint64(0), uint64(0)
 	var last extent.Run
 	for blk := uint64(0); blk < extent.MaxBlocks; {
+		if *budget--; *budget < 0 {
+			return 0, disk.Corruptf(disk.InodeName(uint32(in.ino)), "has too many pieces")
+		}
 		run, err := fs.run(in, blk)
 		if err != nil {
 			return 0, err
@@ -169,6 +209,7 @@ func (fs *FS) fastSpace() (clusters, inodes uint64, err error) {
 	}
 	hurd := fs.sb.CreatorOS == disk.CreatorHurd
 	huge := fs.sb.ROCompat&disk.ROCompatHugeFile != 0
+	budget := maxRuns
 	for n, fi := range fs.fc.Inodes() {
 		raw, err := fs.storedInode(Ino(n))
 		if err != nil || fi.Freed {
@@ -189,7 +230,7 @@ func (fs *FS) fastSpace() (clusters, inodes uint64, err error) {
 		if !in.IsReg() || fi.Image == nil {
 			continue
 		}
-		sectors, err := fs.countSectors(in)
+		sectors, err := fs.countSectorsWithin(in, &budget)
 		if err != nil {
 			return 0, 0, err
 		}

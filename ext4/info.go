@@ -96,10 +96,10 @@ func (fs *FS) Info() Info {
 		JournalInode:     sb.JournalIno,
 		MountCount:       sb.MountCount,
 		MaxMountCount:    sb.MaxMountCount,
-		Created:          disk.Time(sb.MkfsTime),
-		Mounted:          disk.Time(sb.MountTime),
-		Written:          disk.Time(sb.WriteTime),
-		Checked:          disk.Time(sb.LastCheck),
+		Created:          infoTime(sb.MkfsTime),
+		Mounted:          infoTime(sb.MountTime),
+		Written:          infoTime(sb.WriteTime),
+		Checked:          infoTime(sb.LastCheck),
 		WrittenKBytes:    sb.KBytesWritten,
 		ErrorCount:       sb.ErrorCount,
 		Recovery:         fs.recovery,
@@ -113,10 +113,17 @@ func (fs *FS) Info() Info {
 		i.Encoding = "utf8-12.1"
 	}
 	if sb.ErrorCount > 0 {
-		i.FirstError = &ErrorInfo{disk.Time(sb.FirstErrorTime), disk.CString(sb.FirstErrorFunc[:]), sb.FirstErrorLine, sb.FirstErrorIno, sb.FirstErrorBlock, sb.FirstErrorCode}
-		i.LastError = &ErrorInfo{disk.Time(sb.LastErrorTime), disk.CString(sb.LastErrorFunc[:]), sb.LastErrorLine, sb.LastErrorIno, sb.LastErrorBlock, sb.LastErrorCode}
+		i.FirstError = &ErrorInfo{infoTime(sb.FirstErrorTime), disk.CString(sb.FirstErrorFunc[:]), sb.FirstErrorLine, sb.FirstErrorIno, sb.FirstErrorBlock, sb.FirstErrorCode}
+		i.LastError = &ErrorInfo{infoTime(sb.LastErrorTime), disk.CString(sb.LastErrorFunc[:]), sb.LastErrorLine, sb.LastErrorIno, sb.LastErrorBlock, sb.LastErrorCode}
 	}
 	return i
+}
+
+// infoTime is the time of a superblock field. Its seconds have 40 bits; what is
+// behind the years that can be written down is cut to the last day of these.
+func infoTime(secs int64) time.Time {
+	const last = 253402128000 // 9999-12-30
+	return disk.Time(min(secs, last))
 }
 
 // kind names the filesystem by the oldest driver that could write it.

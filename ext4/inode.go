@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"fmt"
+	"sync/atomic"
 	"syscall"
 
 	"ext4box/ext4/internal/buffer"
@@ -18,8 +19,12 @@ var (
 func noCheck([]byte) error { return nil }
 
 // inodeReadAhead is the number of inode table blocks that are read together,
-// since neighbours in a directory are mostly neighbours in the table.
-const inodeReadAhead = 8
+// since neighbours in a directory are mostly neighbours in the table; and
+// inodeReadAheadBytes bounds it where blocks are large.
+const (
+	inodeReadAhead      = 8
+	inodeReadAheadBytes = 64 << 10
+)
 
 // inode is an inode in memory. It is immutable.
 type inode struct {
@@ -27,6 +32,8 @@ type inode struct {
 	ino  Ino
 	seed uint32 // of its checksums
 	size uint64 // as this type of inode counts it
+
+	distinct atomic.Bool // of a directory: no block is in it twice
 }
 
 func (in *inode) inline() bool    { return in.Flags&disk.FlagInlineData != 0 }
@@ -97,8 +104,9 @@ func (fs *FS) storedInode(ino Ino) ([]byte, error) {
 	at := index / perBlock
 	blk := desc.InodeTable + uint64(at)
 	if !fs.blks.Has(blk) {
-		first := at &^ (inodeReadAhead - 1)
-		fs.blks.Prefetch(desc.InodeTable+uint64(first), int(min(inodeReadAhead, fs.geo.InodeTableBlocks-first)))
+		ahead := min(inodeReadAhead, inodeReadAheadBytes/fs.geo.BlockSize)
+		first := at &^ (ahead - 1)
+		fs.blks.Prefetch(desc.InodeTable+uint64(first), int(min(ahead, fs.geo.InodeTableBlocks-first)))
 	}
 	b, err := fs.blks.Read(blk, inodeTableTag, noCheck)
 	if err != nil {

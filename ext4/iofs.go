@@ -106,13 +106,17 @@ func (v *View) ReadLink(name string) (string, error) {
 }
 
 // ReadFile returns the content of a file. It grows the result as it reads, so
-// that a lying size costs nothing.
+// that a lying size costs nothing. A file longer than the filesystem, most of
+// which is a hole, is an error that is EFBIG.
 func (v *View) ReadFile(name string) ([]byte, error) {
 	f, err := v.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if o, ok := f.(*openFile); ok && uint64(o.info.stat.Size)>>v.fs.geo.BlockBits > v.fs.geo.BlocksCount {
+		return nil, &iofs.PathError{Op: "read", Path: name, Err: syscall.EFBIG}
+	}
 	return io.ReadAll(f)
 }
 

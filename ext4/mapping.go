@@ -94,6 +94,11 @@ func (fs *FS) ReadAt(ino Ino, p []byte, off int64) (int, error) {
 	return fs.mover.ReadAt(ino, p, off)
 }
 
+// maxRuns is the number of runs of blocks that one call follows through a file.
+// Files of so many are rare; in a hostile image a few shared indirect blocks
+// make more of them than anybody can wait for.
+const maxRuns = 1 << 20
+
 // Seek finds the first data (SeekData) or hole (SeekHole) at or behind off, in
 // bytes. Preallocated space that was never written counts as a hole, and there
 // is one at the end of the file. ENXIO: off is beyond the end, or only a hole
@@ -112,7 +117,15 @@ func (fs *FS) Seek(ino Ino, off int64, whence int) (int64, error) {
 		return 0, syscall.ENXIO
 	}
 	budget := fs.geo.BlocksCount // a file cannot have more blocks than there are
+	runs := 0
 	for pos := uint64(off); pos < in.size; {
+		if runs++; runs > maxRuns {
+			// What is behind pos counts as data, which is always permitted.
+			if whence == SeekData {
+				return int64(pos), nil
+			}
+			break
+		}
 		m, err := fs.Begin(ino, pos, in.size-pos, iomap.Report)
 		if err != nil {
 			return 0, err

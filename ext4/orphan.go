@@ -1,6 +1,9 @@
 package ext4
 
 import (
+	"maps"
+	"slices"
+
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 )
@@ -10,6 +13,14 @@ import (
 // mounts, also read-only. Nothing is written here; instead the inodes that still
 // have a name are shown as if they had been truncated, and the space of the
 // others counts as free.
+
+// maxOrphans bounds the memory for orphans: twice what the largest orphan file
+// holds with blocks of 4 KiB.
+const maxOrphans = 1 << 20
+
+// orphanCost is the work of reading an inode, in units of following a run of
+// blocks.
+const orphanCost = 8
 
 // findOrphans collects the inode numbers from the orphan list and the orphan
 // file. What cannot be read of them is logged and left out: it does not keep the
@@ -32,7 +43,8 @@ func (fs *FS) findOrphans() {
 			break
 		}
 		orphans[ino] = struct{}{}
-		if len(orphans) > int(fs.geo.InodesCount) {
+		if len(orphans) == maxOrphans {
+			fs.log.Warn("orphan list is too long", "inodes", len(orphans))
 			break
 		}
 		next = in.Dtime
@@ -77,8 +89,12 @@ func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
 			return err
 		}
 		for i := range disk.OrphanSlots(len(b)) {
-			if ino := Ino(disk.OrphanSlot(b, i)); ino != 0 && !fs.private(ino) {
-				orphans[ino] = struct{}{}
+			ino := Ino(disk.OrphanSlot(b, i))
+			if ino == 0 || fs.private(ino) || uint32(ino) > fs.geo.InodesCount {
+				continue
+			}
+			if orphans[ino] = struct{}{}; len(orphans) >= maxOrphans {
+				return disk.Corruptf(what, "holds more than %d inodes", maxOrphans)
 			}
 		}
 	}
@@ -96,6 +112,13 @@ func (fs *FS) isOrphan(ino Ino) bool {
 // sectorsBeyondEOF is the space, in units of 512 bytes, of data blocks that an
 // interrupted truncate left behind the end of a file.
 func (fs *FS) sectorsBeyondEOF(in *inode) (uint64, error) {
+	budget := maxRuns
+	return fs.sectorsBeyond(in, &budget)
+}
+
+// sectorsBeyond is sectorsBeyondEOF, which takes the runs of blocks that it
+// follows from the budget.
+func (fs *FS) sectorsBeyond(in *inode, budget *int) (uint64, error) {
 	if in.inline() {
 		return 0, nil
 	}
@@ -103,6 +126,9 @@ func (fs *FS) sectorsBeyondEOF(in *inode) (uint64, error) {
 	blocks := uint64(0)
 	eof := (in.size + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
 	for blk := eof; blk < extent.MaxBlocks; {
+		if *budget--; *budget < 0 {
+			return 0, disk.Corruptf(disk.InodeName(uint32(in.ino)), "has too many pieces behind its end")
+		}
 		run, err := m.Lookup(blk)
 		if err != nil {
 			return 0, err
@@ -117,9 +143,16 @@ func (fs *FS) sectorsBeyondEOF(in *inode) (uint64, error) {
 	return blocks << (fs.geo.BlockBits - 9), nil
 }
 
-// orphanSpace is what deleting the orphans without a name sets free.
+// orphanSpace is what deleting the orphans without a name sets free, as far as
+// it takes no longer than a statfs should.
 func (fs *FS) orphanSpace() (clusters, inodes uint64) {
-	for ino := range fs.orphans {
+	budget := maxRuns
+	// In the order of the inode tables, which are read in pieces.
+	for _, ino := range slices.Sorted(maps.Keys(fs.orphans)) {
+		if budget -= orphanCost; budget < 0 {
+			fs.log.Warn("too many orphans for the free space to be exact")
+			break
+		}
 		in, err := fs.loadInode(ino)
 		if err != nil {
 			continue
@@ -129,9 +162,9 @@ func (fs *FS) orphanSpace() (clusters, inodes uint64) {
 			inodes++
 			sectors = in.Sectors(fs.sb.ROCompat&disk.ROCompatHugeFile != 0, fs.geo.BlockBits)
 		} else if in.IsReg() {
-			sectors, _ = fs.sectorsBeyondEOF(in)
+			sectors, _ = fs.sectorsBeyond(in, &budget)
 		}
-		clusters += sectors >> (fs.geo.BlockBits - 9 + fs.geo.ClusterBits)
+		clusters = min(clusters+sectors>>(fs.geo.BlockBits-9+fs.geo.ClusterBits), fs.geo.BlocksCount)
 	}
 	return clusters, inodes
 }

@@ -9,6 +9,10 @@ import (
 // the kernel.
 const maxLinks = 40
 
+// maxSteps is the number of names that a path may have with all its links: more
+// than a path of the greatest length has.
+const maxSteps = 4096
+
 // Resolve walks a slash-separated path from the root directory. Symbolic links
 // on the way are followed inside the filesystem, the last one is not. A leading
 // slash is optional. Errors: those of Lookup, and ELOOP.
@@ -19,12 +23,15 @@ func (fs *FS) ResolveFollow(path string) (Ino, error) { return fs.resolve(path, 
 
 func (fs *FS) resolve(path string, follow bool) (Ino, error) {
 	at := RootIno
-	links := 0
+	links, steps := 0, 0
 	for path != "" {
 		var name string
 		name, path, _ = strings.Cut(path, "/")
 		if name == "" {
 			continue
+		}
+		if steps++; steps > maxSteps {
+			return 0, syscall.ENAMETOOLONG
 		}
 		ino, err := fs.Lookup(at, name)
 		if err != nil {

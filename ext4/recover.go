@@ -78,7 +78,19 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 	}
 	// No file has more blocks than the filesystem, whatever its size says.
 	o.LogBlocks = min(in.size>>fs.geo.BlockBits, fs.geo.BlocksCount)
-	return journal.Load(&inodeReader{fs.snapshot(), in}, o)
+	j, err := journal.Load(&inodeReader{fs.snapshot(), in}, o)
+	if err != nil || j.Clean() {
+		return j, err
+	}
+	// A log is as long as it says only if it has a block of its own for each.
+	m := fs.blockMap(in)
+	length := uint64(j.Superblock.MaxLen)
+	if n, err := m.CheckDistinct("journal", length); err != nil {
+		return nil, err
+	} else if n < length {
+		return nil, disk.Corruptf("journal", "inode %d has holes", in.ino)
+	}
+	return j, nil
 }
 
 // checkJournalDevice verifies that a device holds the journal of this

@@ -69,7 +69,7 @@ func (fs *FS) Statfs() (Statfs, error) {
 		overhead := fs.overheadClusters() << fs.geo.ClusterBits
 		s.Blocks -= min(overhead, s.Blocks)
 	}
-	reserved := fs.sb.ReservedBlocks
+	reserved := min(fs.sb.ReservedBlocks, fs.geo.BlocksCount)
 	if fs.sb.Incompat&disk.IncompatExtents != 0 {
 		reserved += min(fs.geo.BlocksCount>>fs.geo.ClusterBits/50, maxReservedClusters) << fs.geo.ClusterBits
 	}
@@ -100,8 +100,9 @@ func (fs *FS) sumFree() (free freeSpace, err error) {
 		}
 	}
 	clusters, inodes := fs.orphanSpace()
-	free.clusters += clusters
-	free.inodes += inodes
+	// What inodes claim to occupy is not what there is.
+	free.clusters = min(free.clusters+clusters, fs.geo.BlocksCount)
+	free.inodes = min(free.inodes+inodes, uint64(fs.geo.InodesCount))
 	clusters, inodes, err = fs.fastSpace()
 	free.clusters -= min(clusters, free.clusters)
 	free.inodes -= min(inodes, free.inodes)

@@ -9,9 +9,14 @@ import (
 	"ext4box/ext4/internal/xattr"
 )
 
+// MaxXattr is the longest value that the system calls of Linux take, in bytes.
+// The format has room for more.
+const MaxXattr = 64 << 10
+
 // Getxattr returns the value of an extended attribute by its full name, such
 // as "user.comment". POSIX ACLs come in the format of getxattr(2). Errors:
-// ENODATA, EOPNOTSUPP for names that ext4 does not store, EUCLEAN.
+// ENODATA, EOPNOTSUPP for names that ext4 does not store, E2BIG for a value
+// longer than MaxXattr, EUCLEAN.
 func (fs *FS) Getxattr(ino Ino, name string) ([]byte, error) {
 	in, err := fs.iget(ino)
 	if err != nil {
@@ -106,6 +111,9 @@ func (fs *FS) inodeXattrs(in *inode) (xattr.Area, error) {
 func (fs *FS) xattrValue(in *inode, at *xattr.Attr) ([]byte, error) {
 	if at.Ino == 0 {
 		return append([]byte{}, at.Value...), nil
+	}
+	if at.Size > MaxXattr {
+		return nil, syscall.E2BIG
 	}
 	what := fmt.Sprintf("attribute value %s of inode %d", disk.InodeName(at.Ino), in.ino)
 	if fs.private(Ino(at.Ino)) {

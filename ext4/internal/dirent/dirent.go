@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"ext4box/ext4/internal/buffer"
@@ -37,6 +38,15 @@ type Dir struct {
 	Indexed  bool   // has a hash index; changed by Add
 	Casefold bool   // names are compared by Format.Fold
 	RawNames bool   // names are ciphertext, any byte may occur
+
+	// Distinct, unless nil, remembers from one operation to the next that no
+	// two blocks of the directory are the same block of the device. It is found
+	// out before the directory is read from end to end: otherwise a few blocks
+	// of a hostile image make a directory that has no end.
+	Distinct *atomic.Bool
+
+	// Scanned counts the blocks that were read one after the other.
+	Scanned uint64
 }
 
 // Entry is one name in a directory.
@@ -85,6 +95,9 @@ func (d *Dir) Read(pos int64, fn func(Entry) bool) error {
 
 // scan calls fn for the blocks [blk, blocks) until it returns false or fails.
 func (d *Dir) scan(blk, blocks uint64, fn func(blk uint64, b *buffer.Buffer) (bool, error)) error {
+	if err := d.checkDistinct(blocks); err != nil {
+		return err
+	}
 	for blk < blocks {
 		run, err := d.Map.Lookup(blk)
 		if err != nil {
@@ -99,11 +112,25 @@ func (d *Dir) scan(blk, blocks uint64, fn func(blk uint64, b *buffer.Buffer) (bo
 			if err != nil {
 				return err
 			}
+			d.Scanned++
 			if more, err := fn(blk, b); err != nil || !more {
 				return err
 			}
 		}
 	}
+	return nil
+}
+
+// checkDistinct verifies that the blocks of the directory are as many blocks of
+// the device, unless that is known.
+func (d *Dir) checkDistinct(blocks uint64) error {
+	if d.Distinct == nil || blocks <= 1 || d.Distinct.Load() {
+		return nil
+	}
+	if _, err := d.Map.CheckDistinct(d.name(), blocks); err != nil {
+		return err
+	}
+	d.Distinct.Store(true)
 	return nil
 }
 

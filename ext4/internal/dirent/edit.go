@@ -164,7 +164,7 @@ func (d *Dir) ChangeCredits() int { return 1 }
 
 // checkNew verifies that a name can be added.
 func (f *Format) checkNew(what, name string, ino uint32, casefold, rawNames bool) error {
-	errno := error(nil)
+	var errno error
 	switch {
 	case rawNames:
 		errno = syscall.ENOKEY

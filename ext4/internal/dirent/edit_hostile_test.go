@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -204,6 +205,52 @@ func TestSharedBlocks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestListingThatNeverEnds has an index with 123 x 127 ways to one leaf.
+func TestListingThatNeverEnds(t *testing.T) {
+	var root, node []disktest.DxEntry
+	for i := range disktest.DxLimit(1024, true, false) {
+		root = append(root, disktest.DxEntry{Hash: uint32(i) << 25, Block: 1})
+	}
+	for i := range disktest.DxLimit(1024, false, false) {
+		node = append(node, disktest.DxEntry{Hash: uint32(i) << 1, Block: 2})
+	}
+	blocks := slices.Concat(disktest.DxRoot(1024, false, ino, 2, 1, 1, root...), disktest.DxNode(1024, false, node...),
+		disktest.DirBlock(1024, false, disktest.Entry{Ino: 20, Name: "one"}))
+	r := load(t, hostileShape(false, false), blocks, true)
+	seen := 0
+	if err := r.open().ReadByHash(0, func(dirent.Entry) bool { seen++; return true }); !errors.Is(err, syscall.EUCLEAN) || seen != 2 {
+		t.Errorf("%d entries, then %v", seen, err)
+	}
+}
+
+// TestTooManyOfOneHash adds names until lookups would no longer find them.
+func TestTooManyOfOneHash(t *testing.T) {
+	f := rigFormat()
+	f.HashVersion = disk.HashLegacy
+	r := newRig(t, rigShape{blockSize: 1024, csum: true, format: f})
+	r.init()
+	var err error
+	names := sameHash(16384, strings.Repeat("x", 255-9*14))
+	n := 0
+	for ; err == nil; n++ {
+		if n == len(names) {
+			t.Fatal("there is no end")
+		}
+		err = r.add(names[n], uint32(100+n))
+	}
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "too many names have the hash") {
+		t.Fatal(err)
+	}
+	for i, name := range names[:n-1] {
+		if i%40 == 0 {
+			if got, err := r.open().Lookup(name); err != nil || got != uint32(100+i) {
+				t.Fatalf("lookup of %q: %d, %v", name, got, err)
+			}
+		}
+	}
+	t.Logf("%d names in %d blocks", n-1, r.blocks)
 }
 
 // TestGrowLies is told a block that the directory has.

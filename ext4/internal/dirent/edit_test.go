@@ -485,7 +485,7 @@ var equalBlocks = [...][2]string{
 	{"DHrWhKZYF", "DHrWhKpC0"}, {"KsPH6ORy3", "KsPH6OhcI"},
 	{"zN3hXV3WO", "zN3hXVVzr"}, {"8U88FV22r", "8U88FVrr2"},
 	{"MfwUqJ9MF", "MfwUqJEYR"}, {"YbxkXjVRR", "YbxkXjrnn"},
-	{"WpLuwwVlG", "WpLuwwlV1"},
+	{"WpLuwwVlG", "WpLuwwlV1"}, {"rfHOuhULl", "rfHOuhlcU"},
 }
 
 // sameHash makes n names whose legacy hash is equal, which with few blocks are

@@ -175,6 +175,11 @@ func (r *hashRead) readIndex(p *path) error {
 	if r.stop {
 		return nil
 	}
+	if r.from == 0 {
+		if err := p.checkLeaves(); err != nil {
+			return err
+		}
+	}
 	if err := p.probe(uint32(r.from>>32) << 1); err != nil {
 		return err
 	}
@@ -257,6 +262,29 @@ func (r *hashRead) readChain(p *path, hash uint32) error {
 		if r.stop || !more {
 			*p = q
 			return nil
+		}
+	}
+}
+
+// checkLeaves verifies that the index does not lead to more leaves than there
+// can be. Nodes that lead to the same nodes, and blocks that are the same, would
+// make a listing without an end.
+func (p *path) checkLeaves() error {
+	q, leaves := *p, uint64(0)
+	if err := cmp.Or(q.d.checkDistinct(q.blocks), q.probe(0)); err != nil {
+		return err
+	}
+	for {
+		f := &q.frames[q.depth]
+		if leaves += uint64(f.node.Count); leaves > q.blocks {
+			return disk.Corruptf(q.d.name(), "index leads to more leaves than there are blocks")
+		}
+		f.at = f.node.Count - 1
+		if _, ok := q.bound(); !ok {
+			return nil
+		}
+		if err := q.next(); err != nil {
+			return err
 		}
 	}
 }

@@ -9,6 +9,11 @@ import (
 // maxIndexLevels is the number of index levels below the root with large_dir.
 const maxIndexLevels = 2
 
+// maxCollisions is the number of leaves that names of one hash may fill. Those
+// of the largest directories fill one or two, in a hostile image they have no
+// end.
+const maxCollisions = 4096
+
 // indexLevels is the number of index levels below the root that the features
 // allow.
 func (f *Format) indexLevels() int {
@@ -70,6 +75,7 @@ func (d *Dir) locateIndexed(m *matcher, blocks uint64) (place, error) {
 	if err != nil {
 		return place{}, unusable{err}
 	}
+	p.visits = min(p.visits, maxCollisions)
 	if err := p.probe(hash); err != nil {
 		return place{}, err
 	}
@@ -147,7 +153,7 @@ func (p *path) bound() (hash uint32, ok bool) {
 // next leads the path, which must have a bound, to the leaf behind.
 func (p *path) next() error {
 	if p.visits--; p.visits == 0 {
-		return disk.Corruptf(p.d.name(), "index leads to more leaves than there are blocks")
+		return disk.Corruptf(p.d.name(), "index leads to more leaves than there can be")
 	}
 	for p.frames[p.depth].at+1 >= p.frames[p.depth].node.Count {
 		p.depth--

@@ -82,31 +82,34 @@ func TestLinearEqualsModel(t *testing.T) {
 		want := withDots(drawNames(rt, 40))
 		entries := dots()
 		used := 24
+		flush := func() {
+			if n := len(entries); n > 0 {
+				entries[n-1].RecLen = 0 // to the end
+			}
+			d.leaf(entries...)
+			entries, used = nil, 0
+		}
 		for name, n := range want {
 			if name == "." || name == ".." {
 				continue
+			}
+			need := disktest.Need(name)
+			if used+need+disktest.Need("gone") > 1024-disk.DirTailSize {
+				flush()
 			}
 			if rapid.IntRange(0, 3).Draw(rt, "gap") == 0 {
 				entries = append(entries, disktest.Entry{Name: "gone"})
 				used += disktest.Need("gone")
 			}
-			need := disktest.Need(name)
-			if used+need > 1024-12 {
-				d.leaf(entries...)
-				entries, used = nil, 0
-			}
 			// Records may be longer than their names need.
 			e := disktest.Entry{Ino: n, Type: disk.FTReg, Name: name, RecLen: need}
-			if slack := 4 * rapid.IntRange(0, 5).Draw(rt, "slack"); used+need+slack < 1024-12 {
+			if slack := 4 * rapid.IntRange(0, 5).Draw(rt, "slack"); used+need+slack < 1024-disk.DirTailSize {
 				e.RecLen += slack
 			}
 			entries = append(entries, e)
 			used += e.RecLen
 		}
-		if n := len(entries); n > 0 {
-			entries[n-1].RecLen = 0 // to the end
-		}
-		d.leaf(entries...)
+		flush()
 		exactly(rt, d.open(t, nil), want)
 	})
 }

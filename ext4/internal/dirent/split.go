@@ -98,6 +98,9 @@ func (e *edit) splitLeaf(p *path, b *buffer.Buffer, area []byte, records []recor
 	}
 	hash := records[at].hash
 	if hash == records[at-1].hash {
+		if err := p.roomInChain(hash); err != nil {
+			return err
+		}
 		hash |= 1 // continues the hash
 	}
 	b, err := e.modify(b, buffer.DirLeaf)
@@ -116,6 +119,24 @@ func (e *edit) splitLeaf(p *path, b *buffer.Buffer, area []byte, records []recor
 	pack(b.Data[:len(area)], area, records[:at])
 	f.node.Insert(f.at+1, hash, uint32(blk))
 	return nil
+}
+
+// roomInChain verifies that lookups will still find all names of a hash when one
+// leaf more has them.
+func (p *path) roomInChain(hash uint32) error {
+	q := *p
+	if err := q.probe(hash); err != nil {
+		return err
+	}
+	for range maxCollisions - 1 {
+		if bound, ok := q.bound(); !ok || bound != hash|1 {
+			return nil
+		}
+		if err := q.next(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: too many names have the hash %#x: %w", p.d.name(), hash, syscall.ENOSPC)
 }
 
 // splitNode makes room in the index above the leaf: it splits the highest full

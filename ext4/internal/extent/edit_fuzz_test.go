@@ -23,11 +23,11 @@ func FuzzEdits(f *testing.F) {
 	f.Fuzz(func(t *testing.T, kind byte, input []byte) {
 		g := newRig(t, geo, kind%3 != 0, kind%2 == 0)
 		if kind%3 == 1 && len(input) >= 8 {
-			g.small(drawn(binary.LittleEndian.Uint64(input)))
+			g.small(drawn(binary.LittleEndian.Uint64(input), 0))
 			input = input[8:]
 		}
 		for ; len(input) >= 4 && len(g.want) < 500; input = input[4:] {
-			g.random(drawn(uint64(binary.LittleEndian.Uint32(input))))
+			g.random(drawn(uint64(binary.LittleEndian.Uint32(input)), 1))
 		}
 	})
 }

@@ -433,7 +433,7 @@ func (g *rig) move(lo, hi uint64, by int64) {
 // sound is check for between the steps, as far as it is cheap.
 func (g *rig) sound() {
 	g.Helper()
-	if len(g.want) < 50 {
+	if len(g.want) < 50 && len(g.nodes.used) < 50 {
 		g.check()
 	}
 }

@@ -1,7 +1,9 @@
 package extent
 
 import (
+	"cmp"
 	"encoding/binary"
+	"slices"
 	"strconv"
 
 	"ext4box/ext4/internal/buffer"
@@ -78,6 +80,47 @@ func (m *Map) Lookup(blk uint64) (Run, error) {
 		return m.lookupTree(blk)
 	}
 	return m.lookupBlockMap(blk)
+}
+
+// CheckDistinct verifies that the first n blocks of the file, holes aside, are as
+// many blocks of the device: a few blocks of a hostile image can be mapped to
+// make a file of any length. It goes through the whole map, for files that are
+// not data, and returns the number of blocks that are not holes. what is the
+// file's name in errors.
+func (m *Map) CheckDistinct(what string, n uint64) (mapped uint64, err error) {
+	type span struct{ start, end uint64 }
+	var spans []span
+	check := func() error {
+		slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+		for i := 1; i < len(spans); i++ {
+			if spans[i].start < spans[i-1].end {
+				return disk.Corruptf(what, "block %d is in it more than once", spans[i].start)
+			}
+		}
+		return nil
+	}
+	// Checked each time their number has doubled, so that what is kept stays
+	// within twice what there is in distinct ones.
+	next := 1024
+	for blk := uint64(0); blk < n; {
+		run, err := m.Lookup(blk)
+		if err != nil {
+			return 0, err
+		}
+		run.Clip(blk, n)
+		if run.State != Hole {
+			mapped += run.Len
+			spans = append(spans, span{run.Start, run.Start + run.Len})
+		}
+		if len(spans) == next {
+			if err := check(); err != nil {
+				return 0, err
+			}
+			next *= 2
+		}
+		blk = run.End()
+	}
+	return mapped, check()
 }
 
 // lookupTree walks from the root to the leaf for blk, narrowing [lo, hi), the

@@ -7,6 +7,12 @@ import (
 	"ext4box/ext4/internal/disk"
 )
 
+// maxLogged is the most logged blocks of which the log is recovered: as many as
+// there are in the largest journal that mke2fs makes, with larger blocks than
+// 4 KiB accordingly fewer. It bounds the memory that a recovery takes, about 50
+// bytes for each, and the time for those that are in a sparse image.
+const maxLogged = 10240000
+
 // later reports whether tid a comes at or after tid b. Transaction numbers wrap
 // around, and 0 is one of them.
 func later(a, b uint32) bool { return int32(a-b) >= 0 }
@@ -27,8 +33,9 @@ type recovery struct {
 	win window
 
 	// What scan finds.
-	end  uint32 // tid that the log ends in front of
-	head uint32 // log block behind the last commit
+	end    uint32 // tid that the log ends in front of
+	head   uint32 // log block behind the last commit
+	logged int    // logged blocks of the transactions before end
 
 	// What collect finds, in the order of the log.
 	blocks []logged
@@ -93,9 +100,11 @@ func (c *cursor) advance(n uint32) bool {
 		return false
 	}
 	c.left -= n
-	if c.next += n; c.next >= c.rc.j.last {
-		c.next -= c.rc.j.last - c.rc.j.Superblock.First
+	next := uint64(c.next) + uint64(n)
+	if next >= uint64(c.rc.j.last) {
+		next -= uint64(c.rc.j.last - c.rc.j.Superblock.First)
 	}
+	c.next = uint32(next)
 	return true
 }
 
@@ -125,6 +134,10 @@ func (c *cursor) inLog() bool { return !later(c.tid, c.rc.end) }
 
 // collect lists the logged blocks of the committed transactions.
 func (rc *recovery) collect() error {
+	if rc.logged > maxLogged/max(1, rc.j.o.BlockSize/4096) {
+		return disk.Corruptf("journal", "%d logged blocks are more than there can be", rc.logged)
+	}
+	rc.blocks = make([]logged, 0, rc.logged)
 	l := &rc.j.layout
 	c := rc.cursor()
 	for c.inLog() {

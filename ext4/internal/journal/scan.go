@@ -7,6 +7,7 @@ type scanner struct {
 	*cursor
 	l *layout
 
+	tags     int    // logged blocks of the current transaction
 	suspect  bool   // one of the current transaction's own blocks has a wrong checksum
 	sum      uint32 // v1: checksum of the current transaction so far
 	lastTime uint64 // commit time of the transaction before, in seconds
@@ -46,6 +47,7 @@ func (rc *recovery) scan() error {
 // they are not there the log ends, which the next step finds out.
 func (s *scanner) passLogged(b []byte) error {
 	n := s.l.countTags(b)
+	s.tags += int(n)
 	if s.l.checksum != ChecksumV1 || s.ended {
 		s.advance(n)
 		return nil
@@ -78,6 +80,8 @@ func (s *scanner) commit(b []byte) (more bool, err error) {
 		s.lastTime, s.sum = c.Sec, ^uint32(0)
 		s.tid++
 		s.rc.end, s.rc.head = s.tid, s.next
+		s.rc.logged += s.tags
+		s.tags = 0
 		return true, nil
 	case c.Sec < s.lastTime:
 		// Left over from an earlier life of the log, whose numbers happen to
