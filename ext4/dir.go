@@ -88,30 +88,51 @@ func (fs *FS) entries(in *inode) (directory, error) {
 // Lookup finds the inode number of a name in a directory; "." and ".." are
 // names like others. Errors: ENOENT, ENOTDIR, ENAMETOOLONG, EUCLEAN.
 func (fs *FS) Lookup(dir Ino, name string) (Ino, error) {
+	ino, _, err := fs.lookup(dir, name)
+	return ino, err
+}
+
+// lookup is Lookup, which also tells how many bytes of entries it went through
+// for want of an index.
+func (fs *FS) lookup(dir Ino, name string) (ino Ino, read uint64, err error) {
 	in, err := fs.dir(dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(name) > NameMax {
-		return 0, syscall.ENAMETOOLONG
+		return 0, 0, syscall.ENAMETOOLONG
 	}
 	if in.encrypted() {
-		return fs.lookupEncrypted(in, name)
+		ino, err := fs.lookupEncrypted(in, name)
+		return ino, in.size, err
 	}
 	if fd := fs.fastDir(dir); fd != nil {
 		if ino, decided := fastLookup(fd, dir, name, fs.nameKey(in, []byte(name))); decided {
 			if ino == 0 {
-				return 0, syscall.ENOENT
+				return 0, 0, syscall.ENOENT
 			}
-			return ino, nil
+			return ino, 0, nil
 		}
 	}
 	d, err := fs.entries(in)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	ino, err := d.Lookup(name)
-	return Ino(ino), err
+	found, err := d.Lookup(name)
+	return Ino(found), fs.scanned(d), err
+}
+
+// scanned is the number of bytes that were read of a directory, weighed by the
+// work of comparing its names.
+func (fs *FS) scanned(d directory) uint64 {
+	b, ok := d.(*dirent.Dir)
+	if !ok {
+		return 0
+	}
+	if b.Casefold {
+		return b.Scanned << fs.geo.BlockBits * 8
+	}
+	return b.Scanned << fs.geo.BlockBits
 }
 
 // fastLookup finds a name in what fast commits changed in a directory. decided

@@ -5,7 +5,6 @@ import (
 	"syscall"
 
 	"ext4box/ext4/internal/cache"
-	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/fastcommit"
@@ -44,9 +43,10 @@ type fastBase struct {
 	read uint64 // bytes of directories without a usable index
 }
 
-// maxFastRead bounds fastBase.read. Fast commits of the usual length with names
-// in directories of 100 KiB stay below, and it takes seconds.
-const maxFastRead = 2 << 30
+// maxRead is the number of bytes of directories without an index that one
+// operation goes through for all its names. It takes about a second. Thousands
+// of names in directories of 50 KiB stay below.
+const maxRead = 256 << 20
 
 func (b *fastBase) Links(ino uint32) uint16 {
 	in, err := b.fs.loadInode(Ino(ino))
@@ -74,14 +74,8 @@ func (b *fastBase) lookup(ino Ino, name string) (uint32, error) {
 		return 0, err
 	}
 	found, err := entries.Lookup(name)
-	if d, ok := entries.(*dirent.Dir); ok {
-		cost := d.Scanned << b.fs.geo.BlockBits
-		if d.Casefold {
-			cost *= 8
-		}
-		if b.read += cost; b.read > maxFastRead {
-			return 0, disk.Corruptf("fast commits", "change too many names in directories without an index, at last in inode %d", ino)
-		}
+	if b.read += b.fs.scanned(entries); b.read > maxRead {
+		return 0, disk.Corruptf("fast commits", "change too many names in directories without an index, at last in inode %d", ino)
 	}
 	return found, err
 }

@@ -23,7 +23,7 @@ func (fs *FS) ResolveFollow(path string) (Ino, error) { return fs.resolve(path, 
 
 func (fs *FS) resolve(path string, follow bool) (Ino, error) {
 	at := RootIno
-	links, steps := 0, 0
+	links, steps, read := 0, 0, uint64(0)
 	for path != "" {
 		var name string
 		name, path, _ = strings.Cut(path, "/")
@@ -33,9 +33,12 @@ func (fs *FS) resolve(path string, follow bool) (Ino, error) {
 		if steps++; steps > maxSteps {
 			return 0, syscall.ENAMETOOLONG
 		}
-		ino, err := fs.Lookup(at, name)
+		ino, n, err := fs.lookup(at, name)
 		if err != nil {
 			return 0, err
+		}
+		if read += n; read > maxRead && links > 0 {
+			return 0, syscall.ENAMETOOLONG
 		}
 		st, err := fs.Stat(ino)
 		if err != nil {

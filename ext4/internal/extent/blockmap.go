@@ -93,6 +93,16 @@ func runAt(ptrs []byte, first, blk, span uint64) Run {
 	n := len(ptrs) / 4
 	i := int((blk - first) / span)
 	start := pointer(ptrs, i)
+	lo, hi := i, i+1
+	if start == 0 {
+		// Two at a time: a hostile image can make that all the work there is.
+		for lo > 1 && binary.LittleEndian.Uint64(ptrs[4*(lo-2):]) == 0 {
+			lo -= 2
+		}
+		for hi < n-1 && binary.LittleEndian.Uint64(ptrs[4*hi:]) == 0 {
+			hi += 2
+		}
+	}
 	same := func(j int) bool {
 		p := pointer(ptrs, j)
 		if start == 0 {
@@ -100,7 +110,6 @@ func runAt(ptrs []byte, first, blk, span uint64) Run {
 		}
 		return p != 0 && int64(p)-int64(start) == int64(j-i)
 	}
-	lo, hi := i, i+1
 	for lo > 0 && same(lo-1) {
 		lo--
 	}

@@ -82,6 +82,9 @@ func (m *Map) Lookup(blk uint64) (Run, error) {
 	return m.lookupBlockMap(blk)
 }
 
+// maxHoles is the number of holes that a file which is not data may have.
+const maxHoles = 1 << 16
+
 // CheckDistinct verifies that the first n blocks of the file, holes aside, are as
 // many blocks of the device: a few blocks of a hostile image can be mapped to
 // make a file of any length. It goes through the whole map, for files that are
@@ -101,14 +104,18 @@ func (m *Map) CheckDistinct(what string, n uint64) (mapped uint64, err error) {
 	}
 	// Checked each time their number has doubled, so that what is kept stays
 	// within twice what there is in distinct ones.
-	next := 1024
+	next, holes := 1024, 0
 	for blk := uint64(0); blk < n; {
 		run, err := m.Lookup(blk)
 		if err != nil {
 			return 0, err
 		}
 		run.Clip(blk, n)
-		if run.State != Hole {
+		if run.State == Hole {
+			if holes++; holes > maxHoles {
+				return 0, disk.Corruptf(what, "is nothing but holes")
+			}
+		} else {
 			mapped += run.Len
 			spans = append(spans, span{run.Start, run.Start + run.Len})
 		}
