@@ -665,7 +665,7 @@ func combiningMarks(t *testing.T) *evil {
 	e := newEvil(t, 4096, 1<<20)
 	e.sb.Incompat |= disk.IncompatCasefold
 	e.sb.Encoding = 1
-	name := strings.Repeat("\u0345", 63) + strings.Repeat("\u0334", 64)
+	name := strings.Repeat("\u0315", 63) + strings.Repeat("\u0334", 64)
 	var entries []disktest.Entry
 	for range 15 {
 		entries = append(entries, disktest.Entry{Ino: 12, Type: disk.FTReg, Name: name})

@@ -39,11 +39,12 @@ type span struct {
 // only where dst has to grow; three times the length of name is always enough.
 func Fold(dst, name []byte) ([]byte, error) {
 	start := len(dst)
-	marks := start // start of the combining marks at the end of dst
+	var room [maxStackName]uint8
+	marks := room[:0] // of the combining marks at the end of dst
 	for i := 0; i < len(name); {
 		if c := name[i]; c < utf8.RuneSelf {
 			dst = append(dst, lower(c))
-			marks = len(dst)
+			marks = marks[:0]
 			i++
 			continue
 		}
@@ -54,7 +55,7 @@ func Fold(dst, name []byte) ([]byte, error) {
 		i += size
 		if isHangul(r) {
 			dst = appendHangul(dst, r)
-			marks = len(dst)
+			marks = marks[:0]
 			continue
 		}
 		to, found := lookupMapping(r)
@@ -141,27 +142,33 @@ func lookupSpan(spans []span, r rune) (class uint8, found bool) {
 }
 
 // appendOrdered appends r, moving it in front of the combining marks at the
-// end of dst that have a higher class; they begin at marks.
-func appendOrdered(dst []byte, marks int, r rune) (newDst []byte, newMarks int) {
+// end of dst that have a higher class. marks holds the class of these, for each
+// of their bytes, so that it need not be looked up again: names of nothing but
+// marks are a lot of work otherwise.
+func appendOrdered(dst []byte, marks []uint8, r rune) (newDst []byte, newMarks []uint8) {
 	class, _ := lookupSpan(classes[:], r)
 	end := len(dst)
 	dst = utf8.AppendRune(dst, r)
 	if class == 0 {
-		return dst, len(dst)
+		return dst, marks[:0]
 	}
-	at := end
-	for at > marks {
-		prev, size := utf8.DecodeLastRune(dst[marks:at])
-		if before, _ := lookupSpan(classes[:], prev); before <= class {
-			break
-		}
-		at -= size
+	size := len(dst) - end
+	at := len(marks)
+	for at > 0 && marks[at-1] > class {
+		at--
 	}
-	if at < end {
+	if move := len(marks) - at; move > 0 {
 		var enc [utf8.UTFMax]byte
-		size := copy(enc[:], dst[end:])
-		copy(dst[at+size:], dst[at:end])
-		copy(dst[at:], enc[:size])
+		copy(enc[:], dst[end:])
+		copy(dst[end-move+size:], dst[end-move:end])
+		copy(dst[end-move:], enc[:size])
+	}
+	for range size {
+		marks = append(marks, class)
+	}
+	copy(marks[at+size:], marks[at:])
+	for i := range size {
+		marks[at+i] = class
 	}
 	return dst, marks
 }

@@ -63,7 +63,9 @@ func (p onceFreed) free(start, n uint64) error {
 // an error that callers expect.
 func FuzzEditDamaged(f *testing.F) {
 	le := binary.LittleEndian
-	node := func(depth int, entries ...disktest.Extent) []byte { return disktest.ExtentNode(1024, depth, entries...) }
+	node := func(depth int, entries ...disktest.Extent) []byte {
+		return disktest.ExtentNode(1024, depth, entries...)
+	}
 	ops := []byte{0, 1, 0, 5, 1, 2, 0, 9, 2, 3, 0, 7, 3, 1, 0, 4, 4, 9, 0, 2, 0, 20, 0, 1, 1, 0, 0, 255}
 	f.Add(disktest.ExtentNode(disktest.RootSize, 2, disktest.Written(0, 0, 2)),
 		append(node(1, disktest.Written(0, 0, 3)), node(0, disktest.Written(0, 5, 900), disktest.Unwritten(7, 2, 800))...), ops, true, false)
