@@ -7,6 +7,7 @@ import (
 
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/fastcommit"
 )
 
@@ -47,13 +48,14 @@ type directory interface {
 	Read(pos int64, fn func(dirent.Entry) bool) error
 }
 
-// dir returns the inode of a directory.
-func (fs *FS) dir(ino Ino) (*inode, error) {
-	in, err := fs.iget(ino)
+// rlockDir returns a directory locked for reading.
+func (fs *FS) rlockDir(ino Ino) (*inode, error) {
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return nil, err
 	}
 	if !in.IsDir() {
+		in.runlock()
 		return nil, syscall.ENOTDIR
 	}
 	return in, nil
@@ -88,17 +90,29 @@ func (fs *FS) entries(in *inode) (directory, error) {
 // Lookup finds the inode number of a name in a directory; "." and ".." are
 // names like others. Errors: ENOENT, ENOTDIR, ENAMETOOLONG, EUCLEAN.
 func (fs *FS) Lookup(dir Ino, name string) (Ino, error) {
-	ino, _, err := fs.lookup(dir, name)
+	ino, _, err := fs.lookupIn(dir, name)
 	return ino, err
 }
 
-// lookup is Lookup, which also tells how many bytes of entries it went through
+// lookupIn is Lookup, which also tells how many bytes of entries it went through
 // for want of an index.
-func (fs *FS) lookup(dir Ino, name string) (ino Ino, read uint64, err error) {
-	in, err := fs.dir(dir)
+func (fs *FS) lookupIn(dir Ino, name string) (ino Ino, read uint64, err error) {
+	in, err := fs.rlockDir(dir)
 	if err != nil {
 		return 0, 0, err
 	}
+	defer in.runlock()
+	return fs.search(in, name)
+}
+
+// lookup is Lookup in a directory that is locked.
+func (fs *FS) lookup(in *inode, name string) (Ino, error) {
+	ino, _, err := fs.search(in, name)
+	return ino, err
+}
+
+// search is lookupIn in a directory that is locked.
+func (fs *FS) search(in *inode, name string) (ino Ino, read uint64, err error) {
 	if len(name) > NameMax {
 		return 0, 0, syscall.ENAMETOOLONG
 	}
@@ -106,8 +120,8 @@ func (fs *FS) lookup(dir Ino, name string) (ino Ino, read uint64, err error) {
 		ino, err := fs.lookupEncrypted(in, name)
 		return ino, in.size, err
 	}
-	if fd := fs.fastDir(dir); fd != nil {
-		if ino, decided := fastLookup(fd, dir, name, fs.nameKey(in, []byte(name))); decided {
+	if fd := fs.fastDir(in.ino); fd != nil {
+		if ino, decided := fastLookup(fd, in.ino, name, fs.nameKey(in, []byte(name))); decided {
 			if ino == 0 {
 				return 0, 0, syscall.ENOENT
 			}
@@ -154,14 +168,54 @@ func fastLookup(fd *fastcommit.Dir, dir Ino, name string, key []byte) (ino Ino, 
 // behind all positions inside a directory.
 const fastEntries = 1 << 62
 
+// listBatch is the number of entries that are read from a directory at once
+// where it can change.
+const listBatch = 64
+
 // ReadDir calls fn for the entries of a directory, "." and ".." included, from
 // position pos on until fn returns false. Position 0 is the beginning; others
-// are what Dirent.Next said. The order is that of the directory's blocks.
+// are what Dirent.Next said. On a filesystem open for writing fn sees each name
+// that was there throughout exactly once; it may change the directory.
 func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
-	in, err := fs.dir(dir)
-	if err != nil {
-		return err
+	if fs.w == nil {
+		in, err := fs.rlockDir(dir)
+		if err != nil {
+			return err
+		}
+		defer in.runlock()
+		return fs.list(in, pos, fn)
 	}
+	// fn looks at the inodes of the entries, so the directory must not be locked
+	// while it runs.
+	batch := make([]Dirent, 0, listBatch)
+	names := make([]byte, 0, 4096)
+	for {
+		batch, names = batch[:0], names[:0]
+		in, err := fs.rlockDir(dir)
+		if err != nil {
+			return err
+		}
+		err = fs.list(in, pos, func(e Dirent) bool {
+			names = append(names, e.Name...)
+			e.Name = names[len(names)-len(e.Name):]
+			batch = append(batch, e)
+			return len(batch) < listBatch
+		})
+		in.runlock()
+		for _, e := range batch {
+			if !fn(e) {
+				return nil
+			}
+			pos = e.Next
+		}
+		if err != nil || len(batch) < listBatch {
+			return err
+		}
+	}
+}
+
+// list is ReadDir of a directory that is locked.
+func (fs *FS) list(in *inode, pos int64, fn func(Dirent) bool) error {
 	d, err := fs.entries(in)
 	if err != nil {
 		return err
@@ -169,13 +223,17 @@ func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
 	if in.encrypted() {
 		fn = fs.encodeNames(in, fn)
 	}
-	fd := fs.fastDir(dir)
+	fd := fs.fastDir(in.ino)
 	if fd != nil && fd.Made {
-		d = madeDir{dir, Ino(fd.Parent)}
+		d = madeDir{in.ino, Ino(fd.Parent)}
+	}
+	read := d.Read
+	if s, ok := d.(stable); ok && fs.w != nil {
+		read = s.ReadByHash
 	}
 	stopped := false
-	if pos < fastEntries {
-		err := d.Read(pos, func(e dirent.Entry) bool {
+	if pos < fastEntries || fd == nil {
+		err := read(pos, func(e dirent.Entry) bool {
 			if fd != nil {
 				if _, changed := fd.Lookup(fs.nameKey(in, e.Name)); changed {
 					return true
@@ -203,13 +261,18 @@ func (fs *FS) ReadDir(dir Ino, pos int64, fn func(Dirent) bool) error {
 			continue
 		}
 		if !in.encrypted() && bytes.ContainsAny(e.Name, "/\x00") {
-			return disk.Corruptf(disk.InodeName(uint32(dir)), "a fast commit adds the impossible name %q", e.Name)
+			return disk.Corruptf(disk.InodeName(uint32(in.ino)), "a fast commit adds the impossible name %q", e.Name)
 		}
 		if !fn(Dirent{Ino: Ino(e.Ino), Type: fs.fastType(Ino(e.Ino)), Name: e.Name, Next: fastEntries + i + 1}) {
 			break
 		}
 	}
 	return nil
+}
+
+// stable is a directory that can be read while it changes.
+type stable interface {
+	ReadByHash(pos int64, fn func(dirent.Entry) bool) error
 }
 
 // madeDir is a directory that a fast commit made: of its entries only these are
@@ -230,21 +293,28 @@ func (d madeDir) Read(pos int64, fn func(dirent.Entry) bool) error {
 
 // Readlink returns the target of a symbolic link. EINVAL: not one.
 func (fs *FS) Readlink(ino Ino) (string, error) {
-	in, err := fs.iget(ino)
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return "", err
 	}
+	defer in.runlock()
+	return fs.readlink(in)
+}
+
+// readlink is Readlink of an inode that is locked.
+func (fs *FS) readlink(in *inode) (string, error) {
 	if !in.IsSymlink() {
 		return "", syscall.EINVAL
 	}
-	what := "symbolic link " + disk.InodeName(uint32(ino))
-	if in.size == 0 || in.size >= uint64(fs.geo.BlockSize) && in.size > 4096 {
+	what := "symbolic link " + disk.InodeName(uint32(in.ino))
+	if in.size == 0 || in.size > uint64(fs.geo.BlockSize) {
 		return "", disk.Corruptf(what, "target of %d bytes is impossible", in.size)
 	}
 	var target []byte
+	var err error
 	if in.fastSymlink() {
 		target = in.Block[:in.size]
-	} else if target, err = fs.readAll(in, in.size); err != nil {
+	} else if target, err = fs.slowTarget(in); err != nil {
 		return "", fmt.Errorf("%s: %w", what, err)
 	}
 	if in.encrypted() {
@@ -256,4 +326,25 @@ func (fs *FS) Readlink(ino Ino) (string, error) {
 		return "", disk.Corruptf(what, "target is empty")
 	}
 	return s, nil
+}
+
+// slowTarget is the target of a symbolic link that has a block for it, or more
+// inline data than fits the block area. It goes through the cache, for it is
+// journaled like other metadata.
+func (fs *FS) slowTarget(in *inode) ([]byte, error) {
+	if in.inline() {
+		return fs.inlineData(in)
+	}
+	run, err := fs.run(in, 0)
+	if err != nil {
+		return nil, err
+	}
+	if run.State != extent.Written {
+		return nil, disk.Corruptf("symbolic link "+disk.InodeName(uint32(in.ino)), "has no block for its target")
+	}
+	b, err := fs.blks.Read(run.Start-run.Block, symlinkTag, noCheck)
+	if err != nil {
+		return nil, err
+	}
+	return b.Data[:in.size], nil
 }

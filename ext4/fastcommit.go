@@ -33,7 +33,7 @@ func (fs *FS) replayFastCommits(j *journal.Journal, r *journal.Replay) error {
 	}
 	fs.fc = st
 	fs.recovery.Fast = true
-	fs.nodes = cache.New[inode](inodeCacheEntries, nil) // without what is now outdated
+	fs.nodes = cache.New(inodeCacheEntries, inodePolicy) // without what is now outdated
 	return nil
 }
 
@@ -65,10 +65,11 @@ func (b *fastBase) Lookup(dir uint32, name []byte) (uint32, error) {
 }
 
 func (b *fastBase) lookup(ino Ino, name string) (uint32, error) {
-	in, err := b.fs.dir(ino)
+	in, err := b.fs.rlockDir(ino)
 	if err != nil {
 		return 0, err
 	}
+	defer in.runlock()
 	entries, err := b.fs.entries(in)
 	if err != nil {
 		return 0, err
@@ -85,6 +86,7 @@ func (b *fastBase) Key(dir uint32, name []byte) []byte {
 	if err != nil {
 		return name
 	}
+	defer in.put()
 	return b.fs.nameKey(in, name)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"ext4box/blockdev"
 	"ext4box/ext4/internal/buffer"
@@ -33,9 +34,18 @@ const (
 // Options says how an image is opened. The zero value opens it read-only with
 // recovery from its journal.
 type Options struct {
-	// ReadOnly opens the image for reading only. This version knows no other
-	// way and treats an unset field alike.
+	// ReadOnly opens the image for reading only: nothing is written, not even to
+	// recover it. Without it the image is opened for writing where that is
+	// possible, and for reading otherwise; see [FS.ReadOnlyReason].
 	ReadOnly bool
+
+	// CommitInterval is how long a change waits until it is made durable at
+	// most; 0 means 5 s.
+	CommitInterval time.Duration
+
+	// NoBarrier leaves out the flushes that make changes safe against a loss of
+	// power, as barrier=0 does.
+	NoBarrier bool
 
 	// NoRecovery ignores a journal that has not been replayed, as the kernel's
 	// norecovery and noload options do. What is seen may be inconsistent.
@@ -74,7 +84,9 @@ type FS struct {
 	blks  *buffer.Cache
 	nodes *cache.Cache[inode]
 	mover iomap.Mover
+	w     *writer // nil: read-only
 
+	roReason   string
 	dirFormat  dirent.Format
 	superBlock uint64 // block of the superblock in use
 	recovery   Recovery
@@ -114,10 +126,16 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 	if err := fs.recover(); err != nil {
 		return nil, err
 	}
+	if fs.w != nil {
+		if err := fs.reapOrphans(); err != nil {
+			return nil, errors.Join(err, fs.closeWriter())
+		}
+	}
 	root, err := fs.iget(RootIno)
 	if err != nil {
 		return nil, fmt.Errorf("root directory: %w", err)
 	}
+	defer root.put()
 	if !root.IsDir() || root.Links == 0 {
 		return nil, disk.Corruptf("root directory", "inode %d is not a directory", RootIno)
 	}
@@ -133,14 +151,16 @@ func (fs *FS) load() error {
 	sb := &fs.sb
 	fs.sums = sb.Checksums()
 	fs.blks = buffer.New(fs.dev, int(fs.geo.BlockSize), fs.opts.CacheBytes)
-	fs.nodes = cache.New[inode](inodeCacheEntries, nil)
-	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment())}
+	fs.nodes = cache.New(inodeCacheEntries, inodePolicy)
+	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment()), Block: uint64(fs.geo.BlockSize)}
 	fs.dirFormat = dirent.Format{
-		Filetype:  sb.Incompat&disk.IncompatFiletype != 0,
-		LargeDir:  sb.Incompat&disk.IncompatLargeDir != 0,
-		HashSeed:  sb.HashSeed,
-		Unsigned:  sb.UnsignedHash(),
-		InodesMax: sb.InodesCount,
+		Index:       sb.Compat&disk.CompatDirIndex != 0,
+		HashVersion: disk.HashVersion(sb.DefHashVersion),
+		Filetype:    sb.Incompat&disk.IncompatFiletype != 0,
+		LargeDir:    sb.Incompat&disk.IncompatLargeDir != 0,
+		HashSeed:    sb.HashSeed,
+		Unsigned:    sb.UnsignedHash(),
+		InodesMax:   sb.InodesCount,
 	}
 	if sb.Incompat&disk.IncompatCasefold != 0 {
 		fs.dirFormat.Fold = casefold.Fold
@@ -151,7 +171,11 @@ func (fs *FS) load() error {
 
 // Close releases the image and its journal device.
 func (fs *FS) Close() error {
-	err := fs.base.Close()
+	var err error
+	if fs.w != nil {
+		err = fs.closeWriter()
+	}
+	err = errors.Join(err, fs.base.Close())
 	if fs.opts.JournalDevice != nil {
 		err = errors.Join(err, fs.opts.JournalDevice.Close())
 	}

@@ -279,7 +279,7 @@ func TestHostile(t *testing.T) {
 			dev := e.device()
 			var fs *ext4.FS
 			err := within(t, func() (err error) {
-				fs, err = ext4.Open(dev, ext4.Options{})
+				fs, err = ext4.Open(dev, ext4.Options{ReadOnly: true})
 				return err
 			})
 			if c.use == nil {

@@ -16,8 +16,8 @@ type Info struct {
 	UUID             string     `json:"uuid"`
 	LastMounted      string     `json:"last_mounted"`
 	Revision         uint32     `json:"revision"`
-	Features         []string   `json:"features"` // as mke2fs names them
-	Unknown          []string   `json:"read_only_because,omitempty"`
+	Features         []string   `json:"features"`                     // as mke2fs names them
+	ReadOnlyFeatures []string   `json:"read_only_features,omitempty"` // allow only reading
 	State            string     `json:"state"`
 	Errors           string     `json:"errors"` // what to do on errors
 	BlockSize        uint32     `json:"block_size"`
@@ -74,7 +74,7 @@ func (fs *FS) Info() Info {
 		LastMounted:      disk.CString(sb.LastMounted[:]),
 		Revision:         sb.RevLevel,
 		Features:         append(append(sb.Compat.Names(), sb.Incompat.Names()...), sb.ROCompat.Names()...),
-		Unknown:          (sb.ROCompat &^ disk.ROCompatWritable).Names(),
+		ReadOnlyFeatures: append((sb.Incompat &^ disk.IncompatWritable).Names(), (sb.ROCompat &^ disk.ROCompatWritable).Names()...),
 		State:            state(sb.State),
 		Errors:           errorsBehaviour(sb.Errors),
 		BlockSize:        fs.geo.BlockSize,

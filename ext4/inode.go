@@ -2,10 +2,13 @@ package ext4
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
+	"ext4box/ext4/internal/balloc"
 	"ext4box/ext4/internal/buffer"
+	"ext4box/ext4/internal/cache"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 )
@@ -14,6 +17,8 @@ import (
 var (
 	groupDescTag  = buffer.Tag{Kind: buffer.GroupDescs}
 	inodeTableTag = buffer.Tag{Kind: buffer.InodeTable}
+	symlinkTag    = buffer.Tag{Kind: buffer.Symlink}
+	superblockTag = buffer.Tag{Kind: buffer.Superblock}
 )
 
 func noCheck([]byte) error { return nil }
@@ -26,14 +31,43 @@ const (
 	inodeReadAheadBytes = 64 << 10
 )
 
-// inode is an inode in memory. It is immutable.
+// inode is an inode in memory. There is one for each number at a time, and it
+// stays in the cache while somebody uses it.
+//
+// mu guards what the inode says, and the blocks that belong to it alone:
+// directory, extent tree and indirect blocks, and a private attribute block. io
+// is held, shared, while data moves to or from blocks that a mapping gave, and
+// exclusively by whoever takes blocks away. The package comment has the order of
+// locks.
 type inode struct {
-	disk.Inode
 	ino  Ino
-	seed uint32 // of its checksums
-	size uint64 // as this type of inode counts it
+	refs atomic.Int32
+	io   sync.RWMutex
+
+	mu sync.RWMutex
+	disk.Inode
+	seed    uint32 // of its checksums
+	size    uint64 // as this type of inode counts it
+	deleted bool   // the number may belong to another inode by now
 
 	distinct atomic.Bool // of a directory: no block is in it twice
+
+	// What only a writable filesystem uses; under mu.
+	pending  []pendingRun // reserved for writes that have not ended
+	prealloc balloc.Prealloc
+	seq      uint64 // of the mapping
+	tid      uint32 // last transaction that changed the inode
+	dirty    bool   // tid says something
+}
+
+// put ends the use of an inode that iget returned.
+func (in *inode) put() { in.refs.Add(-1) }
+
+// inodePolicy keeps inodes in the cache while they are used, or hold space that
+// only memory knows of.
+var inodePolicy = cache.Policy[inode]{
+	Acquire: func(in *inode) { in.refs.Add(1) },
+	Pinned:  func(in *inode) bool { return in.refs.Load() > 0 },
 }
 
 func (in *inode) inline() bool    { return in.Flags&disk.FlagInlineData != 0 }
@@ -53,7 +87,7 @@ func (fs *FS) blockMap(in *inode) extent.Map {
 }
 
 // iget returns an inode that is reachable by name: not one of the reserved
-// ones, nor one that the filesystem keeps for itself.
+// ones, nor one that the filesystem keeps for itself. The caller must put it.
 func (fs *FS) iget(ino Ino) (*inode, error) {
 	if in := fs.nodes.Get(uint64(ino)); in != nil {
 		return in, nil
@@ -69,6 +103,25 @@ func (fs *FS) iget(ino Ino) (*inode, error) {
 		return nil, disk.Corruptf(disk.InodeName(uint32(ino)), "an extended attribute value is used as a file")
 	}
 	return fs.nodes.Add(uint64(ino), in), nil
+}
+
+// rlock returns an inode locked for reading; runlock is the inverse.
+func (fs *FS) rlock(ino Ino) (*inode, error) {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return nil, err
+	}
+	in.mu.RLock()
+	if in.deleted {
+		in.runlock()
+		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
+	}
+	return in, nil
+}
+
+func (in *inode) runlock() {
+	in.mu.RUnlock()
+	in.put()
 }
 
 // private tells whether an inode belongs to the filesystem itself.

@@ -18,15 +18,23 @@ const (
 
 // Begin maps the start of the range [off, off+n) of a regular file, in bytes.
 // The mapping covers off and may be longer than asked for, but is no longer
-// than what is backed alike. op must be a reading operation. Errors: EISDIR,
+// than what is backed alike. A write into a hole reserves blocks, and must be
+// followed by IOEnd once the data is there, or by End. Errors: EISDIR,
 // EINVAL for other inodes without data, ENOKEY for encrypted files, EUCLEAN.
 func (fs *FS) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping, error) {
-	if op&(iomap.Write|iomap.Zero|iomap.Writeback) != 0 {
-		return iomap.Mapping{}, syscall.EROFS
-	}
-	in, err := fs.iget(ino)
-	if err != nil {
-		return iomap.Mapping{}, err
+	writing := op&(iomap.Write|iomap.Zero|iomap.Writeback) != 0
+	var in *inode
+	var err error
+	if writing {
+		if in, err = fs.wlock(ino); err != nil {
+			return iomap.Mapping{}, err
+		}
+		defer in.wunlock()
+	} else {
+		if in, err = fs.rlock(ino); err != nil {
+			return iomap.Mapping{}, err
+		}
+		defer in.runlock()
 	}
 	switch {
 	case in.IsDir():
@@ -35,6 +43,9 @@ func (fs *FS) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping, error) 
 		return iomap.Mapping{}, syscall.EINVAL
 	case in.encrypted() && op&iomap.Report == 0:
 		return iomap.Mapping{}, fmt.Errorf("inode %d is encrypted: %w", ino, syscall.ENOKEY)
+	}
+	if writing {
+		return fs.beginWrite(in, off, n)
 	}
 	return fs.mapping(in, off)
 }
@@ -49,7 +60,13 @@ func (fs *FS) mapping(in *inode, off uint64) (iomap.Mapping, error) {
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
+	return fs.toMapping(in, run), nil
+}
+
+// toMapping expresses a run in bytes.
+func (fs *FS) toMapping(in *inode, run extent.Run) iomap.Mapping {
 	m := iomap.Mapping{
+		Cookie: in.seq,
 		Offset: run.Block << fs.geo.BlockBits,
 		Length: run.Len << fs.geo.BlockBits,
 		Addr:   iomap.NullAddr,
@@ -60,7 +77,7 @@ func (fs *FS) mapping(in *inode, off uint64) (iomap.Mapping, error) {
 	case extent.Unwritten:
 		m.Type, m.Addr = iomap.Unwritten, run.Start<<fs.geo.BlockBits
 	}
-	return m, nil
+	return m
 }
 
 // run finds what backs a block of an inode that has a block map, with fast
@@ -91,6 +108,15 @@ func (fs *FS) run(in *inode, blk uint64) (extent.Run, error) {
 // ReadAt reads from a regular file through the mover, as io.ReaderAt does. It
 // may overwrite the part of p behind the returned count.
 func (fs *FS) ReadAt(ino Ino, p []byte, off int64) (int, error) {
+	if fs.w != nil {
+		in, err := fs.iget(ino)
+		if err != nil {
+			return 0, err
+		}
+		defer in.put()
+		in.io.RLock()
+		defer in.io.RUnlock()
+	}
 	return fs.mover.ReadAt(ino, p, off)
 }
 
@@ -104,21 +130,23 @@ const maxRuns = 1 << 20
 // is one at the end of the file. ENXIO: off is beyond the end, or only a hole
 // follows.
 func (fs *FS) Seek(ino Ino, off int64, whence int) (int64, error) {
-	in, err := fs.iget(ino)
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return 0, err
 	}
+	size, dir := in.size, in.IsDir()
+	in.runlock()
 	switch {
 	case whence != SeekData && whence != SeekHole:
 		return 0, syscall.EINVAL
-	case in.IsDir():
+	case dir:
 		return 0, syscall.EISDIR
-	case off < 0 || uint64(off) >= in.size:
+	case off < 0 || uint64(off) >= size:
 		return 0, syscall.ENXIO
 	}
 	budget := fs.geo.BlocksCount // a file cannot have more blocks than there are
 	runs := 0
-	for pos := uint64(off); pos < in.size; {
+	for pos := uint64(off); pos < size; {
 		if runs++; runs > maxRuns {
 			// What is behind pos counts as data, which is always permitted.
 			if whence == SeekData {
@@ -126,7 +154,7 @@ func (fs *FS) Seek(ino Ino, off int64, whence int) (int64, error) {
 			}
 			break
 		}
-		m, err := fs.Begin(ino, pos, in.size-pos, iomap.Report)
+		m, err := fs.Begin(ino, pos, size-pos, iomap.Report)
 		if err != nil {
 			return 0, err
 		}
@@ -146,7 +174,7 @@ func (fs *FS) Seek(ino Ino, off int64, whence int) (int64, error) {
 	if whence == SeekData {
 		return 0, syscall.ENXIO
 	}
-	return int64(in.size), nil
+	return int64(size), nil
 }
 
 // readAll reads up to n bytes from the start of any inode with content. n must
@@ -202,7 +230,7 @@ func (fs *FS) readBlock(p []byte, blk uint64) error {
 // and, if that does not suffice, in an attribute.
 func (fs *FS) inlineData(in *inode) ([]byte, error) {
 	if in.size <= disk.InodeBlockSize {
-		return in.Block[:in.size], nil
+		return append([]byte(nil), in.Block[:in.size]...), nil
 	}
 	tail, err := fs.inlineTail(in)
 	if err != nil {

@@ -179,7 +179,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	// An unknown read-only feature does not keep anybody from reading.
 	fs := open(t, patched(image, sb+0x67, 0x80)(), ext4.Options{})
-	if got := fs.Info().Unknown; len(got) != 1 || got[0] != "FEATURE_R31" {
+	if got := fs.Info().ReadOnlyFeatures; len(got) != 1 || got[0] != "FEATURE_R31" {
 		t.Errorf("features that forbid writing: %q", got)
 	}
 }

@@ -33,7 +33,7 @@ func (fs *FS) resolve(path string, follow bool) (Ino, error) {
 		if steps++; steps > maxSteps {
 			return 0, syscall.ENAMETOOLONG
 		}
-		ino, n, err := fs.lookup(at, name)
+		ino, n, err := fs.lookupIn(at, name)
 		if err != nil {
 			return 0, err
 		}

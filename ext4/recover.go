@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"syscall"
@@ -18,8 +19,7 @@ func (fs *FS) recover() error {
 		if fs.sb.Incompat&disk.IncompatRecover != 0 {
 			fs.log.Warn("the filesystem needs recovery but has no journal")
 		}
-		fs.findOrphans()
-		return nil
+		return fs.openRecovered(nil, nil)
 	}
 	needed := fs.sb.Incompat&disk.IncompatRecover != 0
 	fs.recovery.External = fs.sb.JournalIno == 0
@@ -29,6 +29,7 @@ func (fs *FS) recover() error {
 			fs.journalLen = in.size >> fs.geo.BlockBits
 		}
 		fs.recovery.Needed, fs.recovery.Skipped = needed, needed
+		fs.roReason = fs.readOnlyBecause()
 		return nil
 	}
 	j, err := fs.openJournal()
@@ -41,12 +42,68 @@ func (fs *FS) recover() error {
 	if j.Errno() != 0 {
 		fs.log.Warn("the journal was aborted by an error; run e2fsck", "error", syscall.Errno(j.Errno()))
 	}
+	if fs.readOnlyBecause() != "" || needed && fs.sb.Compat&disk.CompatFastCommit != 0 {
+		fs.roReason = fs.readOnlyBecause()
+		if fs.roReason == "" {
+			fs.roReason = "its journal may hold fast commits, which cannot be recovered yet; mount it once with the kernel"
+		}
+		if needed {
+			if err := fs.replay(j); err != nil {
+				return err
+			}
+		}
+		fs.findOrphans()
+		return nil
+	}
+	log, err := fs.logDevice(j)
+	if err != nil {
+		return err
+	}
 	if needed {
-		if err := fs.replay(j); err != nil {
+		if err := fs.replayHome(j, log); err != nil {
 			return err
 		}
 	}
-	fs.findOrphans()
+	return fs.openRecovered(j, log)
+}
+
+// openRecovered goes on with a filesystem whose journal, if it has one, is
+// clean: for writing if that is possible.
+func (fs *FS) openRecovered(j *journal.Journal, log journal.LogDevice) error {
+	if fs.roReason = fs.readOnlyBecause(); fs.roReason != "" {
+		fs.findOrphans()
+		return nil
+	}
+	return fs.openWriter(j, log)
+}
+
+// logDevice is the journal for writing.
+func (fs *FS) logDevice(j *journal.Journal) (journal.LogDevice, error) {
+	if fs.recovery.External {
+		return fs.opts.JournalDevice, nil
+	}
+	runs, err := fs.journalRuns(j)
+	if err != nil {
+		return nil, err
+	}
+	return journal.NewExtentLog(fs.base, int(fs.geo.BlockSize), runs)
+}
+
+// replayHome recovers the filesystem on disk.
+func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice) error {
+	r, err := j.Recover()
+	if err != nil {
+		return fmt.Errorf("recover the journal: %w", err)
+	}
+	fs.recovery.Needed = r.Dirty
+	fs.recovery.Blocks = r.Len()
+	fs.recovery.LastTID = r.EndTID - 1
+	if err := errors.Join(r.WriteHome(fs.base), j.Reset(log, r)); err != nil {
+		return err
+	}
+	if err := fs.load(); err != nil {
+		return fmt.Errorf("after recovery of the journal: %w", err)
+	}
 	return nil
 }
 

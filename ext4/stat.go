@@ -57,10 +57,18 @@ const (
 
 // Stat returns the attributes of an inode.
 func (fs *FS) Stat(ino Ino) (Stat, error) {
-	in, err := fs.iget(ino)
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return Stat{}, err
 	}
+	defer in.runlock()
+	return fs.stat(in)
+}
+
+// stat is Stat of an inode that is locked.
+func (fs *FS) stat(in *inode) (Stat, error) {
+	ino := in.ino
+	var err error
 	s := Stat{
 		Ino:        ino,
 		Generation: in.Generation,
@@ -86,7 +94,7 @@ func (fs *FS) Stat(ino Ino) (Stat, error) {
 	case disk.ModeLink:
 		if in.encrypted() {
 			// The size on disk is that of the ciphertext and its length.
-			target, err := fs.Readlink(ino)
+			target, err := fs.readlink(in)
 			if err != nil {
 				return s, err
 			}
@@ -124,9 +132,10 @@ func goTime(t disk.Timestamp) time.Time { return time.Unix(t.Sec, int64(t.Nsec))
 
 // FileSize is the length of a file in bytes.
 func (fs *FS) FileSize(ino Ino) (uint64, error) {
-	in, err := fs.iget(ino)
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return 0, err
 	}
+	defer in.runlock()
 	return in.size, nil
 }

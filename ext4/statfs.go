@@ -52,7 +52,11 @@ func (s *freeSummary) get(compute func() (freeSpace, error)) (sum freeSpace, err
 // first call reads the group descriptors, which is the only work in this package
 // that grows with the size of the filesystem.
 func (fs *FS) Statfs() (Statfs, error) {
-	free, err := fs.free.get(fs.sumFree)
+	sum := fs.free.get
+	if fs.w != nil {
+		sum = func(compute func() (freeSpace, error)) (freeSpace, error) { return compute() } // it changes
+	}
+	free, err := sum(fs.sumFree)
 	if err != nil {
 		return Statfs{}, err
 	}
@@ -80,6 +84,10 @@ func (fs *FS) Statfs() (Statfs, error) {
 // sumFree adds up the group descriptors, and what deleted but not yet freed
 // inodes occupied.
 func (fs *FS) sumFree() (free freeSpace, err error) {
+	if fs.w != nil {
+		t, err := fs.w.groups.Totals()
+		return freeSpace{t.FreeClusters, t.FreeInodes}, err
+	}
 	blk := make([]byte, fs.geo.BlockSize)
 	for i := range fs.geo.DescBlocks {
 		// Not through the cache, which holds what is asked for again.

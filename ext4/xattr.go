@@ -18,10 +18,11 @@ const MaxXattr = 64 << 10
 // ENODATA, EOPNOTSUPP for names that ext4 does not store, E2BIG for a value
 // longer than MaxXattr, EUCLEAN.
 func (fs *FS) Getxattr(ino Ino, name string) ([]byte, error) {
-	in, err := fs.iget(ino)
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return nil, err
 	}
+	defer in.runlock()
 	index, rest, ok := xattr.ParseName(name)
 	if !ok {
 		return nil, syscall.EOPNOTSUPP
@@ -52,10 +53,11 @@ func (fs *FS) Getxattr(ino Ino, name string) ([]byte, error) {
 // order in which they are stored. What is the filesystem's own business, such as
 // inline data, is left out; trusted attributes are included.
 func (fs *FS) Listxattr(ino Ino) ([]string, error) {
-	in, err := fs.iget(ino)
+	in, err := fs.rlock(ino)
 	if err != nil {
 		return nil, err
 	}
+	defer in.runlock()
 	areas, err := fs.xattrAreas(in)
 	if err != nil {
 		return nil, err

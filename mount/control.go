@@ -31,7 +31,7 @@ type message struct {
 	Request *Request     `json:"request,omitempty"` // start
 	Mount   *mountRecord `json:"mount,omitempty"`   // mounted
 	Status  int          `json:"status,omitempty"`  // failed
-	Text    string       `json:"text,omitempty"`    // failed
+	Text    string       `json:"text,omitempty"`    // failed; opened: why it is read-only
 
 	files []*os.File
 }

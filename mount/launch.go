@@ -104,8 +104,13 @@ func (l *launcher) run() error {
 	if err != nil {
 		return systemf("hand the image to the server: %w", err)
 	}
-	if err := l.expect(stepOpened); err != nil {
+	opened, err := l.expect(stepOpened)
+	if err != nil {
 		return err
+	}
+	if opened.Text != "" && !l.Request.Options.ReadOnly() {
+		l.Request.Options.Flags |= unix.MS_RDONLY
+		l.Warn(fmt.Errorf("%s is mounted read-only: %s", l.Request.Source, opened.Text))
 	}
 	if l.mounted, err = l.Target.Mount(l.Request.Source, l.Request.Options); err != nil {
 		return err
@@ -113,7 +118,7 @@ func (l *launcher) run() error {
 	if err := l.handOver(); err != nil {
 		return err
 	}
-	if err := l.expect(stepServing); err != nil {
+	if _, err := l.expect(stepServing); err != nil {
 		return err
 	}
 	if err := l.tryRoot(); err != nil {
@@ -174,22 +179,22 @@ func (l *launcher) startServer() error {
 var errTakenOff = failedf("the mount was taken off before it was ready")
 
 // expect waits for the server's next message, which is to be want.
-func (l *launcher) expect(want step) error {
+func (l *launcher) expect(want step) (message, error) {
 	select {
 	case m, ok := <-l.incoming:
 		switch {
 		case !ok:
-			return l.died()
+			return m, l.died()
 		case m.Step == stepFailed:
-			return m.reported()
+			return m, m.reported()
 		case m.Step == stepEnded:
-			return errTakenOff
+			return m, errTakenOff
 		case m.Step != want:
-			return &Error{StatusInternal, fmt.Errorf("the server says %q instead of %q", m.Step, want)}
+			return m, &Error{StatusInternal, fmt.Errorf("the server says %q instead of %q", m.Step, want)}
 		}
-		return nil
+		return m, nil
 	case s := <-l.signals:
-		return interrupted(s)
+		return message{}, interrupted(s)
 	}
 }
 

@@ -90,6 +90,8 @@ func openTest(r *Request, files []*os.File) (Service, error) {
 	return &responder{files[0], mode}, nil
 }
 
+func (r *responder) ReadOnly() string { return "" }
+
 func (r *responder) Close() error {
 	if strings.HasSuffix(r.mode, "slow") {
 		time.Sleep(300 * time.Millisecond)

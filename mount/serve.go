@@ -17,6 +17,8 @@ type Service interface {
 	// (nil), ctx is done, or the connection fails. It calls ready when the
 	// mount answers.
 	Serve(ctx context.Context, dev *os.File, ready func()) error
+	// ReadOnly says why the file system cannot be written, or nothing.
+	ReadOnly() string
 	// Close closes the image.
 	Close() error
 }
@@ -80,7 +82,7 @@ func (s *service) run(open Opener) (err error) {
 		s.state.remove()
 		s.state.Close()
 	}()
-	if err := s.ctl.send(message{Step: stepOpened}); err != nil {
+	if err := s.ctl.send(message{Step: stepOpened, Text: fs.ReadOnly()}); err != nil {
 		return err
 	}
 	mounted, err := s.receive(stepMounted)

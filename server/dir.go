@@ -32,13 +32,25 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 	return s.errno(r, err)
 }
 
-// entry fills in the answer that introduces an inode to the kernel.
+// entry fills in the answer that introduces an inode to the kernel, which from
+// then on knows it.
 func (s *Server) entry(ino ext4.Ino, out *fuse.EntryOut) error {
+	if err := s.describe(ino, out); err != nil {
+		return err
+	}
+	if ino != ext4.RootIno {
+		s.fs.Hold(ino)
+	}
+	return nil
+}
+
+// describe is entry without the lookup.
+func (s *Server) describe(ino ext4.Ino, out *fuse.EntryOut) error {
 	st, err := s.fs.Stat(ino)
 	if err != nil {
 		return err
 	}
-	if st.Nlink == 0 {
+	if st.Nlink == 0 && !s.fs.Held(ino) {
 		return syscall.ESTALE // deleted, waiting to be freed
 	}
 	out.NodeID = node(ino)
@@ -49,8 +61,12 @@ func (s *Server) entry(ino ext4.Ino, out *fuse.EntryOut) error {
 	return nil
 }
 
-// Forget needs no bookkeeping: nothing is freed while an image is read-only.
-func (s *Server) Forget(nodeid, nlookup uint64) {}
+// Forget takes lookups back. The last one of an inode without a name deletes it.
+func (s *Server) Forget(nodeid, nlookup uint64) {
+	if err := s.fs.Unhold(inode(nodeid), nlookup); err != nil {
+		s.log.Error("delete an inode", "nodeid", nodeid, "error", err)
+	}
+}
 
 // Readdir lists a directory.
 func (s *Server) Readdir(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer) syscall.Errno {

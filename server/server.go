@@ -6,10 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"syscall"
+	"time"
 
 	"ext4box/ext4"
 	"ext4box/fuse"
-	"ext4box/iomap"
 )
 
 // rootNode is the nodeid of the root directory.
@@ -30,9 +30,9 @@ type Options struct {
 // fuse.Operations.
 type Server struct {
 	fuse.Unimplemented
-	fs    *ext4.FS
-	mover iomap.Mover
-	log   *slog.Logger
+	fs       *ext4.FS
+	writable bool
+	log      *slog.Logger
 }
 
 var _ fuse.Operations = (*Server)(nil)
@@ -44,14 +44,13 @@ func New(fs *ext4.FS, o Options) *Server {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	dev := fs.Device()
-	s.mover = iomap.Mover{Mapper: fs, Dev: dev, Align: uint64(dev.Alignment())}
+	s.writable = fs.ReadOnlyReason() == ""
 	return s
 }
 
 // Params are the terms that the server asks of the kernel.
 func (s *Server) Params() fuse.Params {
-	return fuse.Params{
+	p := fuse.Params{
 		Flags: fuse.InitAsyncRead | fuse.InitExportSupport | fuse.InitDoReaddirplus |
 			fuse.InitReaddirplusAuto | fuse.InitAsyncDIO | fuse.InitParallelDirops | fuse.InitPosixACL |
 			fuse.InitCacheSymlinks | fuse.InitNoOpenSupport | fuse.InitNoOpendirSupport |
@@ -59,7 +58,14 @@ func (s *Server) Params() fuse.Params {
 		MaxBackground: maxBackground,
 		TimeGran:      1,
 	}
+	if s.writable {
+		// The kernel keeps data, size and times of files until it writes back.
+		p.Flags |= fuse.InitWritebackCache | fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt
+	}
+	return p
 }
+
+func (s *Server) now() time.Time { return time.Now() }
 
 // Init accepts the terms.
 func (s *Server) Init(*fuse.Request, *fuse.Protocol) syscall.Errno { return 0 }
@@ -122,7 +128,7 @@ func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscal
 	if in.Offset >= 1<<63 {
 		return 0, syscall.EINVAL
 	}
-	n, err := s.mover.ReadAt(inode(r.NodeID), buf, int64(in.Offset))
+	n, err := s.fs.ReadAt(inode(r.NodeID), buf, int64(in.Offset))
 	if err != nil && err != io.EOF {
 		return 0, s.errno(r, err)
 	}
@@ -131,6 +137,10 @@ func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscal
 
 // Lseek finds data and holes.
 func (s *Server) Lseek(r *fuse.Request, in *fuse.LseekIn, out *fuse.LseekOut) syscall.Errno {
+	if s.writable {
+		// What the kernel has not written back yet would be taken for a hole.
+		return syscall.ENOSYS
+	}
 	if in.Offset >= 1<<63 {
 		return syscall.ENXIO
 	}

@@ -22,6 +22,7 @@ type imageOptions struct {
 
 	Partition int  `json:"partition"` // of the image's spec
 	MinixDF   bool `json:"minixDF"`   // only a mount can ask for it
+	Writable  bool `json:"writable"`  // open for writing; only a mount can ask for it
 }
 
 func (o *imageOptions) addFlags(f *pflag.FlagSet) {
@@ -43,18 +44,26 @@ func (b *byteCount) Set(s string) error {
 	return err
 }
 
-// device says how to open the image's device for reading.
+// device says how to open the image's device.
 func (o *imageOptions) device(lock blockdev.Lock) blockdev.Options {
 	return blockdev.Options{
-		ReadOnly: true, Lock: lock, Partition: o.Partition,
+		ReadOnly: !o.Writable, Lock: lock, Partition: o.Partition,
 		Offset: int64(o.Offset), SizeLimit: int64(o.SizeLimit),
 	}
+}
+
+// lock says who else may have the image open meanwhile.
+func (o *imageOptions) lock() blockdev.Lock {
+	if o.Writable {
+		return blockdev.LockExclusive
+	}
+	return blockdev.LockShared
 }
 
 // engine says how to open the file system on the device.
 func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 	return ext4.Options{
-		ReadOnly: true, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
+		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
 		MinixDF: o.MinixDF, JournalDevice: journal,
 	}
 }

@@ -100,8 +100,8 @@ func printInfo(w io.Writer, i ext4.Info) {
 	row("State", "%s", i.State)
 	row("Journal", "%s", journalText(&i))
 	row("Features", "%s", strings.Join(i.Features, " "))
-	if len(i.Unknown) > 0 {
-		row("Read-only because", "%s", strings.Join(i.Unknown, " "))
+	if len(i.ReadOnlyFeatures) > 0 {
+		row("Read-only because", "%s", strings.Join(i.ReadOnlyFeatures, " "))
 	}
 	row("Blocks", "%d of %d bytes (%s), %d free (%s), %d reserved",
 		i.Blocks, i.BlockSize, size(i.Blocks), i.FreeBlocks, size(i.FreeBlocks), i.ReservedBlocks)

@@ -36,7 +36,8 @@ func newMountCommand() *cobra.Command {
 		Short: "Mount an image on a directory",
 		Long: `Mount an image or a block device on a directory, and return when the mount
 answers. Root mounts directly, other users through fusermount3 (package fuse3).
-This version mounts read-only. DIR may be /dev/fd/N, an open /dev/fuse that
+It is mounted for writing unless the image is write-protected, ro is asked
+for, or the file system has features that cannot be written safely. DIR may be /dev/fd/N, an open /dev/fuse that
 somebody else mounts.`,
 		Example: `  ext4box mount disk.img /mnt
   ext4box mount -o ro,allow_other,noexec disk.img@p2 /mnt
@@ -86,8 +87,9 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		return err
 	}
 	opts.Debug = opts.Debug || o.debug
-	asked := opts.ReadOnly() || o.readOnly
-	opts.Flags |= unix.MS_RDONLY
+	if o.readOnly {
+		opts.Flags |= unix.MS_RDONLY
+	}
 	o.image.merge(&opts.Ext4)
 
 	target, err := mount.OpenTarget(dir)
@@ -104,9 +106,13 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	if err := target.Check(opts.FSName); err != nil {
 		return err
 	}
-	files, err := openFiles(path, &o.image)
+	files, err := openFiles(path, &o.image, !opts.ReadOnly())
 	if err != nil {
 		return err
+	}
+	if !o.image.Writable && !opts.ReadOnly() {
+		warn(fmt.Errorf("%s is write-protected, mounting read-only", source))
+		opts.Flags |= unix.MS_RDONLY
 	}
 	if o.fake {
 		for _, f := range files {
@@ -127,15 +133,8 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 			return err
 		}
 	}
-	readOnly := fmt.Errorf("%s is mounted read-only: this version does not write", source)
-	if !asked && o.foreground {
-		warn(readOnly)
-	}
 	if err := mount.Launch(launch); err != nil {
 		return err
-	}
-	if !asked && !o.foreground {
-		warn(readOnly)
 	}
 	if o.verbose && !o.foreground {
 		fmt.Fprintf(cmd.OutOrStdout(), "ext4box: %s mounted on %s\n", source, dir)
@@ -176,16 +175,22 @@ func sourceName(path string, partition int) string {
 	return path
 }
 
-// openFiles opens and locks the image and, if there is one, its external journal.
-func openFiles(path string, o *imageOptions) ([]*os.File, error) {
-	image, err := blockdev.OpenFile(path, o.device(blockdev.LockShared))
+// openFiles opens and locks the image and, if there is one, its external journal:
+// for writing if that is wanted and allowed, which o.Writable then says.
+func openFiles(path string, o *imageOptions, write bool) ([]*os.File, error) {
+	o.Writable = write
+	image, err := blockdev.OpenFile(path, o.device(o.lock()))
+	if write && (errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
+		o.Writable = false
+		image, err = blockdev.OpenFile(path, o.device(o.lock()))
+	}
 	if err != nil {
 		return nil, mountError(err)
 	}
 	files := []*os.File{image}
 	if o.Journal != "" {
 		path, _ := blockdev.ParseSpec(o.Journal)
-		journal, err := blockdev.OpenFile(path, blockdev.Options{ReadOnly: true, Lock: blockdev.LockShared})
+		journal, err := blockdev.OpenFile(path, blockdev.Options{ReadOnly: !o.Writable, Lock: o.lock()})
 		if err != nil {
 			image.Close()
 			return nil, mountError(fmt.Errorf("external journal: %w", err))

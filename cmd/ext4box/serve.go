@@ -47,7 +47,7 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if len(files) == 0 {
 		return nil, errors.New("the launcher sent no image")
 	}
-	options := o.device(blockdev.LockShared)
+	options := o.device(o.lock())
 	options.Name, _ = blockdev.ParseSpec(r.Source)
 	dev, err := blockdev.NewFile(files[0], options)
 	if err != nil {
@@ -56,7 +56,7 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	var journal blockdev.Device
 	if len(files) > 1 {
 		name, partition := blockdev.ParseSpec(o.Journal)
-		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: true, Lock: blockdev.LockShared, Partition: partition, Name: name})
+		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: !o.Writable, Lock: o.lock(), Partition: partition, Name: name})
 		if err != nil {
 			return nil, mountError(fmt.Errorf("external journal: %w", err))
 		}
@@ -96,5 +96,7 @@ func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 	}()
 	return session.Serve(ctx)
 }
+
+func (s *service) ReadOnly() string { return s.fs.ReadOnlyReason() }
 
 func (s *service) Close() error { return s.fs.Close() }

@@ -31,6 +31,8 @@ const (
 	DxNode
 	Xattr
 	Orphans
+	Symlink
+	Superblock
 )
 
 // Tag is what a block has been verified as.
@@ -72,7 +74,7 @@ type Cache struct {
 
 // New returns a cache of about limit bytes over dev.
 func New(dev io.ReaderAt, blockSize int, limit int64) *Cache {
-	return &Cache{dev: dev, blockSize: blockSize, blocks: cache.New[Buffer](int(limit/int64(blockSize)), func(b *Buffer) bool { return b.pins.Load() > 0 })}
+	return &Cache{dev: dev, blockSize: blockSize, blocks: cache.New[Buffer](int(limit/int64(blockSize)), cache.Policy[Buffer]{Pinned: func(b *Buffer) bool { return b.pins.Load() > 0 }})}
 }
 
 // New returns block blk filled with zeros, without reading it, as if it had
@@ -121,6 +123,22 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 	}
 	b.verified.Store(tag.word())
 	return b, nil
+}
+
+// ReadPinned is Read for whoever is going to change the block: the buffer is the
+// one that the cache has, and stays so until Unpin.
+func (c *Cache) ReadPinned(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, error) {
+	for {
+		b, err := c.Read(blk, tag, check)
+		if err != nil {
+			return nil, err
+		}
+		b.Pin()
+		if c.blocks.Get(blk) == b {
+			return b, nil
+		}
+		b.Unpin() // evicted in between
+	}
 }
 
 // Prefetch brings the blocks [first, first+n) into the cache with one device

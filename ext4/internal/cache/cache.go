@@ -1,13 +1,26 @@
 package cache
 
-import "sync"
+import (
+	"sync"
+	"weak"
+)
 
 const shards = 32 // a power of two
 
 // Cache maps 64-bit keys to pointers. All methods may be called concurrently.
 type Cache[V any] struct {
 	shard  [shards]shard[V]
-	pinned func(*V) bool
+	policy Policy[V]
+}
+
+// Policy says what may be evicted. Its functions may be nil; they are called
+// with a shard locked and must be quick.
+type Policy[V any] struct {
+	// Acquire is called for each value that Get and Add return.
+	Acquire func(*V)
+	// Pinned values are not evicted; the cache grows beyond its limit instead.
+	// A value that Acquire pins cannot be evicted between its return and use.
+	Pinned func(*V) bool
 }
 
 type shard[V any] struct {
@@ -16,6 +29,9 @@ type shard[V any] struct {
 	ring  []slot[V]
 	hand  int
 	limit int
+	// gone are the evicted, for as long as somebody still uses them.
+	gone  map[uint64]weak.Pointer[V]
+	sweep int      // how many may be remembered until the next sweep
 	_     [24]byte // keeps the mutexes of neighbours off one cache line
 }
 
@@ -26,14 +42,13 @@ type slot[V any] struct {
 }
 
 // New returns a cache of about limit entries, at least one for each of its
-// internal shards. A value is not evicted while pinned, which may be nil, says
-// so; the cache then grows beyond its limit. pinned is called with a shard
-// locked and must be quick.
-func New[V any](limit int, pinned func(*V) bool) *Cache[V] {
-	c := &Cache[V]{pinned: pinned}
+// internal shards.
+func New[V any](limit int, p Policy[V]) *Cache[V] {
+	c := &Cache[V]{policy: p}
 	for i := range c.shard {
 		c.shard[i].limit = max(limit/shards, 1)
 		c.shard[i].index = make(map[uint64]int)
+		c.shard[i].gone = make(map[uint64]weak.Pointer[V])
 	}
 	return c
 }
@@ -50,10 +65,64 @@ func (c *Cache[V]) Get(key uint64) *V {
 	defer s.mu.Unlock()
 	i, ok := s.index[key]
 	if !ok {
-		return nil
+		val := s.recall(key)
+		if val == nil {
+			return nil
+		}
+		i = c.insert(s, key, val)
 	}
 	s.ring[i].used = true
-	return s.ring[i].val
+	return c.take(&s.ring[i])
+}
+
+// recall returns a value that was evicted and is still in use somewhere. There
+// must never be two values for one key in use.
+func (s *shard[V]) recall(key uint64) *V {
+	w, ok := s.gone[key]
+	if !ok {
+		return nil
+	}
+	delete(s.gone, key)
+	return w.Value()
+}
+
+// bury remembers an entry that is evicted. Those that nobody uses any longer are
+// forgotten when there are twice as many as there were in use last time.
+func (s *shard[V]) bury(e *slot[V]) {
+	if len(s.gone) > s.sweep {
+		for key, w := range s.gone {
+			if w.Value() == nil {
+				delete(s.gone, key)
+			}
+		}
+		s.sweep = 2 * max(len(s.gone), s.limit)
+	}
+	s.gone[e.key] = weak.Make(e.val)
+}
+
+// insert puts a value into the ring, in place of another if it is full, and
+// returns its position.
+func (c *Cache[V]) insert(s *shard[V], key uint64, val *V) int {
+	i := c.victim(s)
+	if i < 0 {
+		i = len(s.ring)
+		s.ring = append(s.ring, slot[V]{})
+	} else {
+		old := &s.ring[i]
+		delete(s.index, old.key)
+		s.bury(old)
+	}
+	s.ring[i] = slot[V]{key: key, val: val}
+	s.index[key] = i
+	return i
+}
+
+// take is the way of every value to a caller.
+func (c *Cache[V]) take(e *slot[V]) *V {
+	if c.policy.Acquire != nil {
+		c.policy.Acquire(e.val)
+	}
+	return e.val
 }
 
 // Add stores val under key unless the key is present, and returns the value
@@ -62,20 +131,15 @@ func (c *Cache[V]) Add(key uint64, val *V) *V {
 	s := c.of(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, ok := s.index[key]; ok {
-		s.ring[i].used = true
-		return s.ring[i].val
+	i, ok := s.index[key]
+	if !ok {
+		if old := s.recall(key); old != nil {
+			val = old
+		}
+		return c.take(&s.ring[c.insert(s, key, val)])
 	}
-	victim := c.victim(s)
-	if victim < 0 {
-		s.index[key] = len(s.ring)
-		s.ring = append(s.ring, slot[V]{key: key, val: val})
-		return val
-	}
-	delete(s.index, s.ring[victim].key)
-	s.ring[victim] = slot[V]{key: key, val: val}
-	s.index[key] = victim
-	return val
+	s.ring[i].used = true
+	return c.take(&s.ring[i])
 }
 
 // victim is the position of the entry to replace, or -1 to add one.
@@ -92,7 +156,7 @@ func (c *Cache[V]) victim(s *shard[V]) int {
 		switch {
 		case e.used:
 			e.used = false
-		case c.pinned == nil || !c.pinned(e.val):
+		case c.policy.Pinned == nil || !c.policy.Pinned(e.val):
 			return at
 		}
 	}
@@ -104,6 +168,7 @@ func (c *Cache[V]) Remove(key uint64) {
 	s := c.of(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.gone, key)
 	i, ok := s.index[key]
 	if !ok {
 		return

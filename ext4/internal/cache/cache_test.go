@@ -2,12 +2,13 @@ package cache
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 )
 
 func TestCacheKeepsItsBoundAndItsValues(t *testing.T) {
-	c := New[uint64](64, nil)
+	c := New(64, Policy[uint64]{})
 	for k := range uint64(10000) {
 		v := k * 3
 		if got := *c.Add(k, &v); got != v {
@@ -23,7 +24,7 @@ func TestCacheKeepsItsBoundAndItsValues(t *testing.T) {
 }
 
 func TestCacheAddKeepsTheFirst(t *testing.T) {
-	c := New[int](64, nil)
+	c := New(64, Policy[int]{})
 	a, b := 1, 2
 	c.Add(7, &a)
 	if got := c.Add(7, &b); got != &a {
@@ -32,7 +33,7 @@ func TestCacheAddKeepsTheFirst(t *testing.T) {
 }
 
 func TestCacheEvictsTheUnused(t *testing.T) {
-	c := New[int](shards*4, nil) // four entries a shard
+	c := New(shards*4, Policy[int]{}) // four entries a shard
 	hot := 1
 	c.Add(0, &hot)
 	for k := uint64(1); k < 5000; k++ {
@@ -44,7 +45,7 @@ func TestCacheEvictsTheUnused(t *testing.T) {
 }
 
 func TestCacheKeepsThePinned(t *testing.T) {
-	c := New(shards, func(v *int) bool { return *v == 1 })
+	c := New(shards, Policy[int]{Pinned: func(v *int) bool { return *v == 1 }})
 	one := 1
 	for k := range uint64(100) {
 		c.Add(k, &one)
@@ -60,7 +61,7 @@ func TestCacheKeepsThePinned(t *testing.T) {
 }
 
 func TestCacheRemove(t *testing.T) {
-	c := New[uint64](1024, nil)
+	c := New(1024, Policy[uint64]{})
 	for k := range uint64(1000) {
 		c.Add(k, &k)
 	}
@@ -77,7 +78,7 @@ func TestCacheRemove(t *testing.T) {
 }
 
 func TestCacheConcurrent(t *testing.T) {
-	c := New[uint64](128, nil)
+	c := New(128, Policy[uint64]{})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -94,4 +95,44 @@ func TestCacheConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestCacheGivesOutTheValueThatIsStillInUse(t *testing.T) {
+	c := New(shards, Policy[[16]int]{})
+	held := new([16]int)
+	c.Add(0, held)
+	for k := uint64(1); k < 10000; k++ {
+		c.Add(k, new([16]int))
+	}
+	if got := c.Get(0); got != held {
+		t.Errorf("after its eviction a value in use is lost")
+	}
+	for k := uint64(1); k < 10000; k++ {
+		c.Add(k, new([16]int))
+	}
+	if got := c.Add(0, new([16]int)); got != held {
+		t.Errorf("a value in use got a second one beside it")
+	}
+	c.Remove(0)
+	if got := c.Get(0); got != nil {
+		t.Errorf("a removed value comes back")
+	}
+	runtime.KeepAlive(held)
+}
+
+func TestCacheForgetsWhatNobodyUses(t *testing.T) {
+	c := New(shards, Policy[[16]int]{})
+	for k := range uint64(200000) {
+		c.Add(k, new([16]int))
+		if k%1000 == 0 {
+			runtime.GC()
+		}
+	}
+	gone := 0
+	for i := range c.shard {
+		gone += len(c.shard[i].gone)
+	}
+	if gone > 3*shards+2000 {
+		t.Errorf("%d evicted values are remembered", gone)
+	}
 }

@@ -74,15 +74,18 @@ const (
 
 // IncompatReadable are the incompatible features with which an image can be
 // read. A bit outside this mask refuses the mount.
-const IncompatReadable = IncompatFiletype | IncompatRecover | IncompatMetaBG | IncompatExtents |
-	Incompat64Bit | IncompatMMP | IncompatFlexBG | IncompatEAInode | IncompatCsumSeed |
-	IncompatLargeDir | IncompatInlineData | IncompatEncrypt | IncompatCasefold
+const IncompatReadable = IncompatWritable | IncompatMMP | IncompatEAInode | IncompatInlineData |
+	IncompatEncrypt | IncompatCasefold
+
+// IncompatWritable are the incompatible features with which an image can be
+// written. A bit outside this mask allows only reading, at best.
+const IncompatWritable = IncompatFiletype | IncompatRecover | IncompatMetaBG | IncompatExtents |
+	Incompat64Bit | IncompatFlexBG | IncompatCsumSeed | IncompatLargeDir
 
 // ROCompatWritable are the read-only compatible features with which an image
-// could be written. A bit outside this mask allows only reading.
+// can be written. A bit outside this mask allows only reading.
 const ROCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatHugeFile | ROCompatGDTCsum |
-	ROCompatDirNlink | ROCompatExtraIsize | ROCompatQuota | ROCompatBigalloc |
-	ROCompatMetadataCsum | ROCompatProject | ROCompatOrphanPresent
+	ROCompatDirNlink | ROCompatExtraIsize | ROCompatMetadataCsum | ROCompatProject
 
 // The names are those that mke2fs and dumpe2fs use.
 var (

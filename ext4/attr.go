@@ -1,0 +1,194 @@
+package ext4
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/journal"
+	"ext4box/ext4/internal/xattr"
+)
+
+// Attr says which attributes SetAttr changes; nil fields stay.
+type Attr struct {
+	Mode      *uint32 // permission bits
+	UID, GID  *uint32
+	Atime     *time.Time
+	Mtime     *time.Time
+	Ctime     *time.Time // nil: now
+	Flags     *uint32    // those of lsattr(1) that may be set
+	ProjectID *uint32
+}
+
+// SetAttr changes attributes. Permission is the caller's to check. EPERM: the
+// file is immutable.
+func (fs *FS) SetAttr(ino Ino, a Attr) error {
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return err
+	}
+	defer in.wunlock()
+	if in.Flags&disk.FlagImmutable != 0 && a.Flags == nil {
+		return syscall.EPERM
+	}
+	if a.ProjectID != nil && (fs.sb.ROCompat&disk.ROCompatProject == 0 || !fs.fits(in, 0x9C+4)) {
+		return syscall.EOPNOTSUPP
+	}
+	acl, err := fs.chmodACL(in, a.Mode)
+	if err != nil {
+		return err
+	}
+	return fs.transact(creditsSetXattrs, 1, func(tx *journal.Handle) error {
+		if acl != nil {
+			if err := fs.putXattrs(tx, in, acl); err != nil {
+				return err
+			}
+		}
+		if a.Mode != nil {
+			in.Mode = in.Mode&disk.ModeFmt | uint16(*a.Mode&0o7777)
+		}
+		if a.UID != nil {
+			in.UID = *a.UID
+		}
+		if a.GID != nil {
+			in.GID = *a.GID
+		}
+		if a.Atime != nil {
+			in.Atime = timestamp(*a.Atime)
+		}
+		if a.Mtime != nil {
+			in.Mtime = timestamp(*a.Mtime)
+		}
+		if a.Flags != nil {
+			in.Flags = in.Flags&^settableFlags | disk.InodeFlags(*a.Flags)&settableFlags
+		}
+		if a.ProjectID != nil {
+			in.ProjectID = *a.ProjectID
+		}
+		in.Ctime = now()
+		if a.Ctime != nil {
+			in.Ctime = timestamp(*a.Ctime)
+		}
+		return fs.store(tx, in)
+	})
+}
+
+// chmodACL returns the attributes of an inode as a change of its mode leaves
+// them, or nil if that has no influence.
+func (fs *FS) chmodACL(in *inode, mode *uint32) ([]xattr.Attr, error) {
+	if mode == nil || in.IsSymlink() {
+		return nil, nil
+	}
+	attrs, err := fs.allXattrs(in)
+	if err != nil {
+		return nil, err
+	}
+	i := findXattr(attrs, disk.XattrACLAccess, "")
+	if i < 0 {
+		return nil, nil
+	}
+	if !xattr.ChmodACL(attrs[i].Value, uint16(*mode)) {
+		return nil, disk.Corruptf(disk.InodeName(uint32(in.ino)), "access ACL is malformed")
+	}
+	return attrs, nil
+}
+
+// settableFlags are the inode flags that can be changed from outside without
+// changing how the inode is stored.
+const settableFlags = disk.FlagSecrm | disk.FlagUnrm | disk.FlagSync | disk.FlagImmutable | disk.FlagAppend |
+	disk.FlagNodump | disk.FlagNoatime | disk.FlagNotail | disk.FlagDirsync | disk.FlagTopdir | disk.FlagProjInherit
+
+// fits tells whether the extra fields of an inode reach as far as end.
+func (fs *FS) fits(in *inode, end int) bool {
+	return disk.InodeSizeOld+int(in.ExtraIsize) >= end
+}
+
+func timestamp(t time.Time) disk.Timestamp {
+	return disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
+}
+
+// Fsync returns once the inode, its content and its name are durable as they
+// were when it was called.
+func (fs *FS) Fsync(ino Ino) error {
+	if fs.w == nil {
+		return nil
+	}
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return err
+	}
+	tid, dirty := in.tid, in.dirty
+	in.runlock()
+	if !dirty {
+		return fs.w.log.Sync()
+	}
+	return fs.w.log.Commit(tid)
+}
+
+// Sync makes everything durable that was done before the call.
+func (fs *FS) Sync() error {
+	if fs.w == nil {
+		return nil
+	}
+	return fs.w.log.Sync()
+}
+
+// KillPriv takes away what a file loses when somebody writes to it: its
+// capabilities, and with bits also set-user-id and set-group-id.
+func (fs *FS) KillPriv(ino Ino, bits bool) error {
+	const capability = "security.capability"
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return err
+	}
+	mode := in.Mode
+	kill := in.IsReg() && bits && killMode(mode) != mode
+	areas, err := fs.xattrAreas(in)
+	caps := false
+	for _, a := range areas {
+		_, has := a.Find(disk.XattrSecurity, "capability")
+		caps = caps || has
+	}
+	in.runlock()
+	if err != nil {
+		return err
+	}
+	if caps {
+		if err := fs.Removexattr(ino, capability); err != nil && !errors.Is(err, syscall.ENODATA) {
+			return err
+		}
+	}
+	if !kill {
+		return nil
+	}
+	return fs.changeMode(ino, killMode)
+}
+
+// KillSetgid clears the set-group-id bit.
+func (fs *FS) KillSetgid(ino Ino) error {
+	return fs.changeMode(ino, func(mode uint16) uint16 { return mode &^ syscall.S_ISGID })
+}
+
+// killMode is a mode without the bits that lend privilege; set-group-id without
+// permission to execute means something else.
+func killMode(mode uint16) uint16 {
+	mode &^= syscall.S_ISUID
+	if mode&syscall.S_IXGRP != 0 {
+		mode &^= syscall.S_ISGID
+	}
+	return mode
+}
+
+func (fs *FS) changeMode(ino Ino, change func(uint16) uint16) error {
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return err
+	}
+	defer in.wunlock()
+	return fs.transact(1, 0, func(tx *journal.Handle) error {
+		in.Mode = change(in.Mode)
+		in.touch(false)
+		return fs.store(tx, in)
+	})
+}

@@ -1,0 +1,613 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/dirent"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/journal"
+	"ext4box/ext4/internal/xattr"
+)
+
+// NewNode says what Create makes.
+type NewNode struct {
+	Mode                 uint32 // file type and permission bits, before the umask
+	Umask                uint32 // applies unless the directory has a default ACL
+	UID, GID             uint32
+	RdevMajor, RdevMinor uint32
+	Target               string // of a symbolic link
+}
+
+// maxFileLinks is the number of names that a file can have.
+const maxFileLinks = 65000
+
+// inheritedFlags go from a directory to what is made in it.
+const inheritedFlags = disk.FlagSecrm | disk.FlagUnrm | disk.FlagCompr | disk.FlagSync | disk.FlagNodump |
+	disk.FlagNoatime | disk.FlagJournalData | disk.FlagNotail | disk.FlagDirsync | disk.FlagProjInherit | disk.FlagCasefold
+
+// Create makes an inode of any type with a name in a directory. Permission is
+// the caller's to check. Errors: EEXIST, ENOTDIR, ENAMETOOLONG, EINVAL, EMLINK,
+// ENOSPC.
+func (fs *FS) Create(dir Ino, name string, n NewNode) (Ino, error) {
+	if err := checkName(name); err != nil {
+		return 0, err
+	}
+	d, err := fs.wlockDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer d.wunlock()
+	switch _, err := fs.lookup(d, name); {
+	case err == nil:
+		return 0, syscall.EEXIST
+	case !errors.Is(err, syscall.ENOENT):
+		return 0, err
+	}
+	if isDir := n.Mode&disk.ModeFmt == disk.ModeDir; isDir && !fs.mayAddDir(d) {
+		return 0, syscall.EMLINK
+	}
+	return fs.create(d, name, n)
+}
+
+// Tmpfile makes a regular file without a name. It is held once; see [FS.Hold].
+func (fs *FS) Tmpfile(dir Ino, n NewNode) (Ino, error) {
+	d, err := fs.wlockDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer d.wunlock()
+	n.Mode = n.Mode&^disk.ModeFmt | disk.ModeReg
+	return fs.create(d, "", n)
+}
+
+// wlockDir returns a directory locked for a change of its entries.
+func (fs *FS) wlockDir(ino Ino) (*inode, error) {
+	d, err := fs.wlock(ino)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !d.IsDir():
+		err = syscall.ENOTDIR
+	case d.Links == 0:
+		err = syscall.ENOENT
+	case d.Flags&disk.FlagImmutable != 0:
+		err = syscall.EPERM
+	}
+	if err != nil {
+		d.wunlock()
+		return nil, err
+	}
+	return d, nil
+}
+
+// checkName verifies a name that is to be made.
+func checkName(name string) error {
+	if len(name) > NameMax {
+		return syscall.ENAMETOOLONG
+	}
+	if name == "" {
+		return syscall.ENOENT
+	}
+	if dotName([]byte(name)) {
+		return syscall.EEXIST
+	}
+	for i := range len(name) {
+		if name[i] == '/' || name[i] == 0 {
+			return syscall.EINVAL
+		}
+	}
+	return nil
+}
+
+// mayAddDir tells whether a directory can have another subdirectory.
+func (fs *FS) mayAddDir(d *inode) bool {
+	if fs.sb.ROCompat&disk.ROCompatDirNlink != 0 && d.Flags&disk.FlagIndex != 0 {
+		return true
+	}
+	return d.Links < maxFileLinks
+}
+
+// addSubdirLink counts a new subdirectory. With dir_nlink a count that is too
+// large to be stored is 1, and stays so.
+func addSubdirLink(d *inode) {
+	if d.Links == 1 {
+		return
+	}
+	if d.Links++; d.Links >= maxFileLinks {
+		d.Links = 1
+	}
+}
+
+// removeSubdirLink is the inverse of addSubdirLink.
+func removeSubdirLink(d *inode) {
+	if d.Links > 2 {
+		d.Links--
+	}
+}
+
+// create makes an inode, and its name unless that is empty, in directory d, which
+// is locked.
+func (fs *FS) create(d *inode, name string, n NewNode) (Ino, error) {
+	in := &inode{seed: rand.Uint32()}
+	attrs, err := fs.prepare(in, d, n)
+	if err != nil {
+		return 0, err
+	}
+	credits, revokes := fs.creditsAdd(d)
+	first, more := fs.creditsGrow(in, 0) // of a directory or a link
+	credits += first + balloc.CreditsAllocInode + 2 + creditsSetXattrs + creditsOrphan
+	err = fs.transact(credits, revokes+more+1, func(tx *journal.Handle) error {
+		isDir := in.IsDir()
+		ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{
+			Parent: uint32(d.ino), Dir: isDir, Spread: isDir && (d.ino == RootIno || d.Flags&disk.FlagTopdir != 0),
+		})
+		if err != nil {
+			return err
+		}
+		in.ino = Ino(ino)
+		in.seed = fs.sums.InodeSeed(ino, in.Generation)
+		// From here on everything that fails is undone: the inode exists on
+		// disk, and nothing leads to it.
+		if err := fs.fill(tx, in, d, name, n, attrs); err != nil {
+			return errors.Join(err, fs.abandon(tx, in))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	fs.nodes.Remove(uint64(in.ino))
+	fs.nodes.Add(uint64(in.ino), in).put()
+	if name == "" {
+		fs.Hold(in.ino)
+	}
+	return in.ino, nil
+}
+
+// prepare sets the fields of a new inode, and returns the attributes that it
+// inherits.
+func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
+	in.Mode = uint16(n.Mode)
+	in.UID, in.GID = n.UID, n.GID
+	if d.Mode&syscall.S_ISGID != 0 {
+		in.GID = d.GID
+		if in.IsDir() {
+			in.Mode |= syscall.S_ISGID
+		}
+	}
+	in.Generation = rand.Uint32()
+	in.Atime = now()
+	in.Mtime, in.Ctime, in.Crtime = in.Atime, in.Atime, in.Atime
+	if fs.geo.InodeSize > disk.InodeSizeOld {
+		in.ExtraIsize = max(fs.sb.WantExtraIsize, fs.sb.MinExtraIsize, 32)
+		if int(in.ExtraIsize) > int(fs.geo.InodeSize)-disk.InodeSizeOld {
+			in.ExtraIsize = 32
+		}
+		in.HasCrtime, in.HasHiCsum = true, true
+	}
+	in.Flags = d.Flags & inheritedFlags
+	switch in.Type() {
+	case disk.ModeDir:
+	case disk.ModeReg:
+		in.Flags &^= disk.FlagDirsync | disk.FlagTopdir | disk.FlagCasefold
+	default:
+		in.Flags &= disk.FlagNodump | disk.FlagNoatime
+	}
+	if d.Flags&disk.FlagProjInherit != 0 && fs.sb.ROCompat&disk.ROCompatProject != 0 {
+		in.ProjectID = d.ProjectID
+	}
+	switch in.Type() {
+	case disk.ModeChar, disk.ModeBlock:
+		in.SetRdev(n.RdevMajor, n.RdevMinor)
+	case disk.ModeLink:
+		if len(n.Target) == 0 {
+			return nil, syscall.ENOENT
+		}
+		if len(n.Target) >= int(min(fs.geo.BlockSize, 4096)) {
+			return nil, syscall.ENAMETOOLONG
+		}
+		in.size = uint64(len(n.Target))
+		if in.size < disk.InodeBlockSize {
+			copy(in.Block[:], n.Target)
+			break
+		}
+		fallthrough
+	case disk.ModeReg, disk.ModeDir:
+		m := fs.blockMap(in)
+		m.Init(fs.sb.Incompat&disk.IncompatExtents != 0)
+		if m.Tree {
+			in.Flags |= disk.FlagExtents
+		}
+	}
+	in.Links = 1
+	if in.IsDir() {
+		in.Links = 2
+	}
+	return fs.inheritACL(in, d, n.Umask)
+}
+
+// inheritACL derives ACLs and mode of a new inode from the default ACL of its
+// directory, or applies the umask where there is none.
+func (fs *FS) inheritACL(in, d *inode, umask uint32) ([]xattr.Attr, error) {
+	if in.IsSymlink() {
+		return nil, nil
+	}
+	areas, err := fs.xattrAreas(d)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range areas {
+		def, ok := a.Find(disk.XattrACLDefault, "")
+		if !ok {
+			continue
+		}
+		acl, mode, minimal, ok := xattr.InheritACL(def.Value, in.Mode)
+		if !ok {
+			return nil, disk.Corruptf(disk.InodeName(uint32(d.ino)), "default ACL is malformed")
+		}
+		in.Mode = mode
+		var attrs []xattr.Attr
+		if !minimal {
+			attrs = append(attrs, xattr.Attr{Index: disk.XattrACLAccess, Value: acl, Size: uint32(len(acl))})
+		}
+		if in.IsDir() {
+			value := append([]byte(nil), def.Value...)
+			attrs = append(attrs, xattr.Attr{Index: disk.XattrACLDefault, Value: value, Size: uint32(len(value))})
+		}
+		return attrs, nil
+	}
+	in.Mode &^= uint16(umask & 0o777)
+	return nil, nil
+}
+
+// fill writes a new inode, what it contains, and its name.
+func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, attrs []xattr.Attr) error {
+	// The slot may still have what an earlier inode left there.
+	if err := fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { clear(raw) }); err != nil {
+		return err
+	}
+	switch {
+	case in.IsDir():
+		nd := fs.openDir(in)
+		if err := nd.Init(tx, fs.growDir(tx, in, nd), uint32(d.ino)); err != nil {
+			return err
+		}
+		in.size = nd.Size
+	case in.IsSymlink() && !in.fastSymlink():
+		if err := fs.fillSymlink(tx, in, n.Target); err != nil {
+			return err
+		}
+	}
+	if len(attrs) > 0 {
+		if err := fs.putXattrs(tx, in, attrs); err != nil {
+			return err
+		}
+	}
+	if name == "" {
+		in.Links = 0
+		if err := fs.store(tx, in); err != nil {
+			return err
+		}
+		return fs.addOrphan(tx, in)
+	}
+	if err := fs.addName(tx, d, name, in); err != nil {
+		return err
+	}
+	if in.IsDir() {
+		addSubdirLink(d)
+	}
+	d.touch(true)
+	return errors.Join(fs.store(tx, in), fs.store(tx, d))
+}
+
+// abandon takes back an inode that could not be completed.
+func (fs *FS) abandon(tx *journal.Handle, in *inode) error {
+	var err error
+	if in.hasBlockMap() {
+		m := fs.blockMap(in)
+		err = m.Remove(tx, nodeAllocator{fs, in}, 0, extent.MaxBlocks, func(start, n uint64) error {
+			return fs.freeData(tx, in, start, n)
+		})
+	}
+	err = errors.Join(err, fs.dropXattrBlock(tx, in))
+	err = errors.Join(err, fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { clear(raw) }))
+	return errors.Join(err, fs.w.groups.FreeInode(tx, uint32(in.ino), in.IsDir()))
+}
+
+// openDir is the directory of an inode for changing it.
+func (fs *FS) openDir(in *inode) *dirent.Dir {
+	return &dirent.Dir{
+		Format:   &fs.dirFormat,
+		Map:      fs.blockMap(in),
+		Size:     in.size,
+		Indexed:  in.Flags&disk.FlagIndex != 0,
+		Casefold: in.Flags&disk.FlagCasefold != 0,
+		RawNames: in.encrypted(),
+	}
+}
+
+// growDir appends blocks to a directory.
+func (fs *FS) growDir(tx *journal.Handle, in *inode, d *dirent.Dir) dirent.Grow {
+	return func() (blk, phys uint64, err error) {
+		blk = d.Size >> fs.geo.BlockBits
+		phys, err = fs.allocMapped(tx, in, &d.Map, blk)
+		return blk, phys, err
+	}
+}
+
+// allocMapped allocates one block of metadata and maps it in the inode.
+func (fs *FS) allocMapped(tx *journal.Handle, in *inode, m *extent.Map, blk uint64) (uint64, error) {
+	goal, merge := fs.goal(in, blk)
+	run, err := fs.w.groups.Reserve(balloc.Request{Goal: goal, Merge: merge, Want: 1, Metadata: true})
+	if err != nil {
+		return 0, err
+	}
+	if err := fs.w.groups.Claim(tx, run); err != nil {
+		return 0, errors.Join(err, fs.w.groups.Release(run))
+	}
+	err = m.Insert(tx, nodeAllocator{fs, in}, extent.Run{Block: blk, Len: 1, Start: run.Start, State: extent.Written})
+	if err != nil {
+		return 0, errors.Join(err, fs.w.groups.Free(tx, run.Start, 1, 0))
+	}
+	return run.Start, fs.addBlocks(in, 1)
+}
+
+// fillSymlink writes a target that is too long for the inode. It is metadata: it
+// goes through the journal.
+func (fs *FS) fillSymlink(tx *journal.Handle, in *inode, target string) error {
+	m := fs.blockMap(in)
+	phys, err := fs.allocMapped(tx, in, &m, 0)
+	if err != nil {
+		return err
+	}
+	b, err := tx.New(phys, symlinkTag)
+	if err != nil {
+		return err
+	}
+	copy(b.Data, target)
+	return nil
+}
+
+// creditsAdd is what adding a name to a directory takes, the directory's inode
+// included.
+func (fs *FS) creditsAdd(d *inode) (credits, revokes int) {
+	dir := fs.openDir(d)
+	blocks, grows := dir.AddCredits()
+	blk := dir.Size >> fs.geo.BlockBits
+	c := dir.Map.InsertCredits(grows, blk, blk+uint64(grows))
+	credits, revokes = fs.creditsEdit(c)
+	return credits + blocks + 1 + grows*balloc.CreditsClaim, revokes
+}
+
+// creditsGrow is what mapping one block of metadata takes.
+func (fs *FS) creditsGrow(in *inode, blk uint64) (credits, revokes int) {
+	m := fs.blockMap(in)
+	credits, revokes = fs.creditsEdit(m.InsertCredits(1, blk, blk+1))
+	return credits + balloc.CreditsClaim + 1, revokes
+}
+
+// addName puts a name for an inode into a directory, which the caller stores.
+func (fs *FS) addName(tx *journal.Handle, d *inode, name string, in *inode) error {
+	dir := fs.openDir(d)
+	err := dir.Add(tx, fs.growDir(tx, d, dir), name, uint32(in.ino), direntType(in.Mode))
+	// Also when it fails: a directory that grew has grown.
+	d.size = dir.Size
+	d.Flags &^= disk.FlagIndex
+	if dir.Indexed {
+		d.Flags |= disk.FlagIndex
+	}
+	if err != nil {
+		return errors.Join(err, fs.store(tx, d))
+	}
+	return nil
+}
+
+// direntType is the type of an inode as directory entries have it.
+func direntType(mode uint16) uint8 {
+	switch mode & disk.ModeFmt {
+	case disk.ModeReg:
+		return disk.FTReg
+	case disk.ModeDir:
+		return disk.FTDir
+	case disk.ModeChar:
+		return disk.FTChar
+	case disk.ModeBlock:
+		return disk.FTBlock
+	case disk.ModeFifo:
+		return disk.FTFifo
+	case disk.ModeSocket:
+		return disk.FTSocket
+	case disk.ModeLink:
+		return disk.FTSymlink
+	}
+	return disk.FTUnknown
+}
+
+// Link gives an inode another name. Errors: EEXIST, EPERM for directories,
+// EMLINK, ENOENT for an inode that has no name and did not come from Tmpfile.
+func (fs *FS) Link(ino, dir Ino, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	locked, err := fs.wlockAll(dir, ino)
+	if err != nil {
+		return err
+	}
+	defer locked.unlock()
+	d, in := locked.get(dir), locked.get(ino)
+	switch _, err := fs.lookup(d, name); {
+	case !d.IsDir():
+		return syscall.ENOTDIR
+	case err == nil:
+		return syscall.EEXIST
+	case !errors.Is(err, syscall.ENOENT):
+		return err
+	case in.IsDir(), in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0, d.Flags&disk.FlagImmutable != 0:
+		return syscall.EPERM
+	case in.Links >= maxFileLinks:
+		return syscall.EMLINK
+	case d.Links == 0:
+		return syscall.ENOENT
+	}
+	credits, revokes := fs.creditsAdd(d)
+	return fs.transact(credits+1+creditsOrphan, revokes, func(tx *journal.Handle) error {
+		if err := fs.addName(tx, d, name, in); err != nil {
+			return err
+		}
+		if in.Links == 0 {
+			if err := fs.removeOrphan(tx, in, 0); err != nil {
+				return err
+			}
+		}
+		in.Links++
+		in.touch(false)
+		d.touch(true)
+		return errors.Join(fs.store(tx, in), fs.store(tx, d))
+	})
+}
+
+// Unlink removes a name of anything but a directory. Errors: ENOENT, EISDIR,
+// EPERM.
+func (fs *FS) Unlink(dir Ino, name string) error { return fs.remove(dir, name, false) }
+
+// Rmdir removes an empty directory. Errors: ENOENT, ENOTDIR, ENOTEMPTY, EPERM.
+func (fs *FS) Rmdir(dir Ino, name string) error { return fs.remove(dir, name, true) }
+
+func (fs *FS) remove(dir Ino, name string, wantDir bool) error {
+	switch {
+	case len(name) > NameMax:
+		return syscall.ENAMETOOLONG
+	case name == ".":
+		return syscall.EINVAL
+	case name == "..":
+		return syscall.ENOTEMPTY
+	}
+	for {
+		ino, err := fs.Lookup(dir, name)
+		if err != nil {
+			return err
+		}
+		err = fs.removeIno(dir, name, ino, wantDir)
+		if !errors.Is(err, errMoved) {
+			return err
+		}
+	}
+}
+
+// errMoved says that between looking a name up and locking what it led to it
+// was made to lead elsewhere.
+var errMoved = errors.New("the name leads elsewhere by now")
+
+func (fs *FS) removeIno(dir Ino, name string, ino Ino, wantDir bool) error {
+	locked, err := fs.wlockAll(dir, ino)
+	if err != nil {
+		return err
+	}
+	d, in := locked.get(dir), locked.get(ino)
+	err = fs.removeLocked(d, name, in, wantDir)
+	gone := err == nil && in.Links == 0
+	locked.unlock()
+	if gone && !fs.w.holds.held(ino) {
+		return fs.reap(ino)
+	}
+	return err
+}
+
+func (fs *FS) removeLocked(d *inode, name string, in *inode, wantDir bool) error {
+	if err := fs.checkRemove(d, name, in, wantDir); err != nil {
+		return err
+	}
+	return fs.transact(fs.openDir(d).ChangeCredits()+2+creditsOrphan, 0, func(tx *journal.Handle) error {
+		if _, err := fs.openDir(d).Remove(tx, name); err != nil {
+			return err
+		}
+		if in.IsDir() {
+			removeSubdirLink(d)
+		}
+		d.touch(true)
+		return errors.Join(fs.dropLink(tx, in), fs.store(tx, d))
+	})
+}
+
+// checkRemove verifies that a name can be removed.
+func (fs *FS) checkRemove(d *inode, name string, in *inode, wantDir bool) error {
+	switch ino, err := fs.lookup(d, name); {
+	case err != nil:
+		return err
+	case ino != in.ino:
+		return errMoved
+	case d.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0, in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
+		return syscall.EPERM
+	case wantDir && !in.IsDir():
+		return syscall.ENOTDIR
+	case !wantDir && in.IsDir():
+		return syscall.EISDIR
+	case in.Links == 0:
+		return disk.Corruptf(disk.InodeName(uint32(in.ino)), "is deleted and has a name")
+	}
+	if !wantDir {
+		return nil
+	}
+	if in.ino == RootIno {
+		return syscall.EBUSY
+	}
+	switch empty, err := fs.openDir(in).Empty(); {
+	case err != nil:
+		return err
+	case !empty:
+		return syscall.ENOTEMPTY
+	}
+	return nil
+}
+
+// dropLink takes one name from an inode, a directory its only one, and makes it
+// an orphan with the last.
+func (fs *FS) dropLink(tx *journal.Handle, in *inode) error {
+	in.Links--
+	if in.IsDir() {
+		in.Links = 0
+	}
+	in.touch(false)
+	if err := fs.store(tx, in); err != nil || in.Links > 0 {
+		return err
+	}
+	return fs.addOrphan(tx, in)
+}
+
+// locked is a set of inodes locked for writing.
+type locked struct{ inodes []*inode }
+
+// wlockAll locks inodes for writing, in the order of their numbers, each once.
+func (fs *FS) wlockAll(inos ...Ino) (*locked, error) {
+	l := &locked{}
+	for _, ino := range sortedUnique(inos) {
+		in, err := fs.wlock(ino)
+		if err != nil {
+			l.unlock()
+			return nil, fmt.Errorf("lock inode %d: %w", ino, err)
+		}
+		l.inodes = append(l.inodes, in)
+	}
+	return l, nil
+}
+
+func (l *locked) get(ino Ino) *inode {
+	for _, in := range l.inodes {
+		if in.ino == ino {
+			return in
+		}
+	}
+	return nil
+}
+
+func (l *locked) unlock() {
+	for i := len(l.inodes) - 1; i >= 0; i-- {
+		l.inodes[i].wunlock()
+	}
+}

@@ -1,0 +1,253 @@
+package ext4
+
+import (
+	"errors"
+	"syscall"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/journal"
+)
+
+// Modes of Fallocate, as fallocate(2) has them. 0 allocates and extends.
+const (
+	FallocKeepSize      = 0x01
+	FallocPunchHole     = 0x02
+	FallocCollapseRange = 0x08
+	FallocZeroRange     = 0x10
+	FallocInsertRange   = 0x20
+)
+
+// Fallocate changes how a range of a file is backed. Errors: EOPNOTSUPP for an
+// unknown mode, or one that needs unwritten extents in a file without extents;
+// EINVAL, EFBIG, ENOSPC.
+func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
+	if fs.w == nil {
+		return syscall.EROFS
+	}
+	if n == 0 {
+		return syscall.EINVAL
+	}
+	if mode&^uint32(FallocKeepSize|FallocPunchHole|FallocCollapseRange|FallocZeroRange|FallocInsertRange) != 0 {
+		return syscall.EOPNOTSUPP
+	}
+	ref, err := fs.iget(ino)
+	if err != nil {
+		return err
+	}
+	defer ref.put()
+	ref.io.Lock()
+	defer ref.io.Unlock()
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return err
+	}
+	defer in.wunlock()
+	switch {
+	case in.IsDir():
+		return syscall.EISDIR
+	case !in.IsReg():
+		return syscall.ENODEV
+	case in.Flags&disk.FlagImmutable != 0, in.Flags&disk.FlagAppend != 0 && mode&^FallocKeepSize != 0:
+		return syscall.EPERM
+	case in.encrypted():
+		return syscall.EOPNOTSUPP
+	}
+	if limit := fs.maxSize(in); mode&FallocPunchHole == 0 && (off+n < off || off+n > limit) {
+		return syscall.EFBIG
+	} else if off+n < off || off+n > limit {
+		if off >= limit {
+			return nil
+		}
+		n = limit - off
+	}
+	// What is pending belongs to writes that are over: io is held.
+	fs.dropPending(in, 0, extent.MaxBlocks)
+	switch mode {
+	case 0, FallocKeepSize:
+		return fs.preallocate(in, off, n, mode&FallocKeepSize != 0)
+	case FallocPunchHole | FallocKeepSize:
+		return fs.punch(in, off, n)
+	case FallocZeroRange, FallocZeroRange | FallocKeepSize:
+		return fs.zeroOut(in, off, n, mode&FallocKeepSize != 0)
+	case FallocCollapseRange:
+		return fs.collapse(in, off, n)
+	case FallocInsertRange:
+		return fs.insert(in, off, n)
+	}
+	return syscall.EOPNOTSUPP
+}
+
+// extend makes a file that is shorter than size that long.
+func (fs *FS) extend(in *inode, size uint64, keep bool) error {
+	if keep || size <= in.size {
+		size = in.size
+	} else if err := fs.zeroRange(in, in.size, fs.roundUp(in.size)); err != nil {
+		return err
+	}
+	return fs.transact(1, 0, func(tx *journal.Handle) error {
+		if size != in.size {
+			in.Mtime = now()
+		}
+		in.size = size
+		in.touch(false)
+		return fs.store(tx, in)
+	})
+}
+
+func (fs *FS) roundUp(n uint64) uint64 {
+	bs := uint64(fs.geo.BlockSize)
+	return (n + bs - 1) &^ (bs - 1)
+}
+
+// preallocate backs the holes in a range with unwritten blocks. With an error
+// what was allocated before it stays, as in the kernel.
+func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
+	if in.Flags&disk.FlagExtents == 0 {
+		return syscall.EOPNOTSUPP
+	}
+	lo, hi := off>>fs.geo.BlockBits, fs.roundUp(off+n)>>fs.geo.BlockBits
+	for blk := lo; blk < hi; {
+		run, err := fs.run(in, blk)
+		if err != nil {
+			return err
+		}
+		if run.State != extent.Hole {
+			blk = run.End()
+			continue
+		}
+		run.Clip(blk, min(run.End(), hi, blk+extentMax))
+		got, err := fs.allocUnwritten(in, run)
+		if err != nil {
+			return err
+		}
+		blk += got
+	}
+	return fs.extend(in, off+n, keep)
+}
+
+// allocUnwritten backs the start of a hole with unwritten blocks, and tells with
+// how many.
+func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
+	goal, merge := fs.goal(in, hole.Block)
+	got, err := fs.w.groups.Reserve(balloc.Request{Goal: goal, Merge: merge, Want: uint32(hole.Len)})
+	if err != nil {
+		return 0, err
+	}
+	run := extent.Run{Block: hole.Block, Len: uint64(got.Len), Start: got.Start}
+	in.pending = append(in.pending, run)
+	credits, revokes := fs.creditsClaim(in, run)
+	err = fs.transact(credits, revokes, func(tx *journal.Handle) error {
+		if err := fs.claim(tx, in, run, extent.Unwritten); err != nil {
+			return err
+		}
+		return fs.store(tx, in)
+	})
+	if err != nil {
+		fs.dropPending(in, run.Block, run.End())
+	}
+	return run.Len, err
+}
+
+// punch makes a hole: whole blocks are freed, the rest of the range is zeroed.
+func (fs *FS) punch(in *inode, off, n uint64) error {
+	if off >= in.size {
+		return nil
+	}
+	end := min(off+n, fs.roundUp(in.size))
+	if err := fs.zeroEdges(in, off, end); err != nil {
+		return err
+	}
+	lo, hi := fs.roundUp(off)>>fs.geo.BlockBits, end>>fs.geo.BlockBits
+	if lo < hi {
+		if err := fs.freeRange(in, lo, hi); err != nil {
+			return err
+		}
+	}
+	return fs.transact(1, 0, func(tx *journal.Handle) error {
+		in.touch(true)
+		return fs.store(tx, in)
+	})
+}
+
+// zeroEdges clears the parts of a range that are not whole blocks.
+func (fs *FS) zeroEdges(in *inode, off, end uint64) error {
+	first, last := fs.roundUp(off), end&^(uint64(fs.geo.BlockSize)-1)
+	if first > last { // inside of one block
+		return fs.zeroRange(in, off, end)
+	}
+	return errors.Join(fs.zeroRange(in, off, first), fs.zeroRange(in, last, end))
+}
+
+// zeroOut makes a range read as zeros, backed by unwritten blocks.
+func (fs *FS) zeroOut(in *inode, off, n uint64, keep bool) error {
+	if in.Flags&disk.FlagExtents == 0 {
+		return syscall.EOPNOTSUPP
+	}
+	if err := fs.zeroEdges(in, off, off+n); err != nil {
+		return err
+	}
+	lo, hi := fs.roundUp(off)>>fs.geo.BlockBits, (off+n)>>fs.geo.BlockBits
+	if lo < hi {
+		if err := fs.freeRange(in, lo, hi); err != nil {
+			return err
+		}
+	}
+	return fs.preallocate(in, off, n, keep)
+}
+
+// collapse takes a range of whole blocks out of a file.
+func (fs *FS) collapse(in *inode, off, n uint64) error {
+	mask := uint64(fs.geo.BlockSize) - 1
+	switch {
+	case in.Flags&disk.FlagExtents == 0:
+		return syscall.EOPNOTSUPP
+	case (off|n)&mask != 0, off+n >= in.size:
+		return syscall.EINVAL
+	}
+	lo, d := off>>fs.geo.BlockBits, n>>fs.geo.BlockBits
+	if err := fs.freeRange(in, lo, lo+d); err != nil {
+		return err
+	}
+	return fs.shift(in, lo+d, -int64(d), in.size-n)
+}
+
+// insert puts a hole of whole blocks into a file.
+func (fs *FS) insert(in *inode, off, n uint64) error {
+	mask := uint64(fs.geo.BlockSize) - 1
+	switch {
+	case in.Flags&disk.FlagExtents == 0:
+		return syscall.EOPNOTSUPP
+	case (off|n)&mask != 0, off >= in.size:
+		return syscall.EINVAL
+	case in.size+n > fs.maxSize(in):
+		return syscall.EFBIG
+	}
+	return fs.shift(in, off>>fs.geo.BlockBits, int64(n>>fs.geo.BlockBits), in.size+n)
+}
+
+// shift moves what is mapped from block lo on by so many blocks and sets the
+// size. It takes as many transactions as the file has leaves: as in the kernel,
+// a crash in between leaves a part of the file shifted.
+func (fs *FS) shift(in *inode, lo uint64, by int64, size uint64) error {
+	m := fs.blockMap(in)
+	for hi := uint64(extent.MaxBlocks); lo < hi; {
+		credits, revokes := fs.creditsEdit(m.ShiftCredits())
+		err := fs.transact(credits+1, revokes, func(tx *journal.Handle) (err error) {
+			if lo, hi, err = m.ShiftStep(tx, nodeAllocator{fs, in}, lo, hi, by); err != nil {
+				return err
+			}
+			if lo >= hi {
+				in.size = size
+			}
+			in.seq++
+			in.touch(true)
+			return fs.store(tx, in)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/journal"
+)
+
+// readOnlyBecause says why the filesystem cannot be written, or nothing.
+func (fs *FS) readOnlyBecause() string {
+	if fs.opts.ReadOnly {
+		return "it was asked for"
+	}
+	if fs.base.ReadOnly() {
+		return "the device is read-only"
+	}
+	names := (fs.sb.Incompat &^ disk.IncompatWritable).Names()
+	names = append(names, (fs.sb.ROCompat &^ disk.ROCompatWritable).Names()...)
+	switch {
+	case len(names) > 0:
+		return "it uses features that cannot be written yet: " + strings.Join(names, ", ")
+	case fs.opts.NoRecovery && fs.sb.Incompat&disk.IncompatRecover != 0:
+		return "its journal has not been recovered"
+	case fs.opts.Superblock != 0:
+		return "a backup superblock is in use"
+	case fs.sb.RevLevel == disk.RevGood:
+		return "it has no features, and nowhere to note what changes"
+	case fs.sb.CreatorOS == disk.CreatorHurd:
+		return "the Hurd made it"
+	}
+	return ""
+}
+
+// ReadOnlyReason says why the filesystem was not opened for writing, or nothing
+// if it was.
+func (fs *FS) ReadOnlyReason() string { return fs.roReason }
+
+// openWriter makes the filesystem, which is loaded and recovered on disk,
+// writable. j is its journal, or nil.
+func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
+	w := &writer{}
+	o := journal.WriterOptions{
+		Interval:   fs.opts.CommitInterval,
+		NoBarrier:  fs.opts.NoBarrier,
+		Wide:       fs.sb.Incompat&disk.Incompat64Bit != 0,
+		ChecksumV3: fs.sums.Metadata,
+	}
+	protected, err := fs.journalRuns(j)
+	if err != nil {
+		return err
+	}
+	var runs []balloc.Run
+	for _, r := range protected {
+		runs = append(runs, balloc.Run{Start: r.Device, Len: r.Blocks})
+	}
+	w.groups = balloc.New(balloc.Config{
+		Cache: fs.blks, Geo: &fs.geo, Sums: &fs.sums, Super: &fs.sb, SuperBlock: fs.superBlock,
+		Pool: min(fs.geo.BlocksCount/50, maxReservedClusters), Protected: runs,
+		OnCorrupt: func(group uint32, err error) {
+			fs.log.Error("block group set aside", "group", group, "error", err)
+		},
+	})
+	s := &w.super
+	s.sb = fs.sb
+	if s.buf, err = fs.blks.ReadPinned(fs.superBlock, superblockTag, noCheck); err != nil {
+		return err
+	}
+	s.off = int(disk.SuperblockOffset) & int(fs.geo.BlockSize-1)
+	if j != nil {
+		if w.log, err = j.Start(fs.base, log, fs.blks, o); err != nil {
+			return err
+		}
+	} else {
+		w.log = journal.NewUnlogged(fs.base, fs.blks, o)
+	}
+	fs.w = w
+	err = fs.writeSuper(func(sb *disk.Superblock) {
+		sb.MountCount++
+		sb.MountTime = time.Now().Unix()
+		sb.WriteTime = sb.MountTime
+		if j != nil {
+			sb.Incompat |= disk.IncompatRecover
+		} else {
+			sb.State &^= disk.StateValid
+		}
+	})
+	if err != nil {
+		return errors.Join(err, fs.closeWriter())
+	}
+	return nil
+}
+
+// journalRuns is where the blocks of an internal journal are.
+func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
+	if j == nil || fs.recovery.External {
+		return nil, nil
+	}
+	in, err := fs.loadInode(Ino(fs.sb.JournalIno))
+	if err != nil {
+		return nil, err
+	}
+	var runs []journal.Run
+	for blk := uint64(0); blk < uint64(fs.journalLen); {
+		run, err := fs.run(in, blk)
+		if err != nil {
+			return nil, err
+		}
+		if run.State != extent.Written {
+			return nil, disk.Corruptf("journal", "block %d is not mapped", blk)
+		}
+		run.Clip(blk, min(run.End(), fs.journalLen))
+		runs = append(runs, journal.Run{Log: uint32(blk), Device: run.Start, Blocks: uint32(run.Len)})
+		blk = run.End()
+	}
+	return runs, nil
+}
+
+// reapOrphans finishes what a crash interrupted: deletes inodes without a name
+// and truncates the others.
+func (fs *FS) reapOrphans() error {
+	var entries []orphanEntry
+	next := fs.sb.LastOrphan
+	seen := make(map[Ino]bool)
+	for next != 0 && !seen[Ino(next)] && !fs.private(Ino(next)) {
+		ino := Ino(next)
+		seen[ino] = true
+		in, err := fs.loadInode(ino)
+		if err != nil {
+			fs.log.Warn("orphan list is damaged", "inode", ino, "error", err)
+			break
+		}
+		entries = append(entries, orphanEntry{ino, in.seed})
+		next = in.Dtime
+	}
+	fs.w.orphans.adopt(entries)
+	for _, e := range entries {
+		if err := fs.finishOrphan(e.ino); err != nil {
+			return fmt.Errorf("orphan inode %d: %w", e.ino, err)
+		}
+	}
+	return nil
+}
+
+func (fs *FS) finishOrphan(ino Ino) error {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return err
+	}
+	links := in.Links
+	in.put()
+	if links == 0 {
+		return fs.reap(ino)
+	}
+	ref, err := fs.iget(ino)
+	if err != nil {
+		return err
+	}
+	defer ref.put()
+	ref.io.Lock()
+	defer ref.io.Unlock()
+	if in, err = fs.wlock(ino); err != nil {
+		return err
+	}
+	defer in.wunlock()
+	if in.IsReg() {
+		if err := fs.freeFrom(in, fs.roundUp(in.size)>>fs.geo.BlockBits); err != nil {
+			return err
+		}
+	}
+	return fs.transact(creditsOrphan, 0, func(tx *journal.Handle) error { return fs.removeOrphan(tx, in, 0) })
+}
+
+// closeWriter commits everything, brings it home and marks the filesystem clean.
+func (fs *FS) closeWriter() error {
+	w := fs.w
+	var err error
+	// Nobody can come back to what is still held.
+	for _, ino := range w.orphans.all() {
+		w.holds.mu.Lock()
+		delete(w.holds.count, ino)
+		w.holds.mu.Unlock()
+		err = errors.Join(err, fs.reap(ino))
+	}
+	if e := w.log.Close(); e != nil {
+		return errors.Join(err, e)
+	}
+	clusters, inodes := w.groups.Delta()
+	totals := balloc.Totals{
+		FreeClusters: uint64(int64(fs.sb.FreeBlocks) + clusters),
+		FreeInodes:   uint64(int64(fs.sb.FreeInodes) + inodes),
+	}
+	if fs.recovery.Needed {
+		// After a crash the counts in the superblock were outdated.
+		t, e := w.groups.Totals()
+		totals, err = t, errors.Join(err, e)
+	}
+	return errors.Join(err, fs.writeSuper(func(sb *disk.Superblock) {
+		sb.FreeBlocks = totals.FreeClusters
+		sb.FreeInodes = uint32(totals.FreeInodes)
+		sb.WriteTime = time.Now().Unix()
+		sb.Incompat &^= disk.IncompatRecover
+		sb.State = fs.sb.State
+	}))
+}

@@ -1,0 +1,162 @@
+package ext4
+
+import (
+	"container/list"
+	"sync"
+
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/journal"
+)
+
+// orphanList is the list, in the superblock and the deletion times of inodes, of
+// those that a crash would leave without a name or half truncated. In memory it
+// is doubly linked, so that an inode leaves it without a search.
+type orphanList struct {
+	mu    sync.Mutex
+	order list.List // of orphanEntry; the front is the head on disk
+	index map[Ino]*list.Element
+}
+
+type orphanEntry struct {
+	ino  Ino
+	seed uint32
+}
+
+// creditsOrphan is what adding or removing an orphan takes: the superblock, the
+// inode, the one before it in the list.
+const creditsOrphan = 3
+
+// addOrphan puts an inode, which is locked, on the list. It does nothing if it is
+// there.
+func (fs *FS) addOrphan(tx *journal.Handle, in *inode) error {
+	o := &fs.w.orphans
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.index[in.ino] != nil {
+		return nil
+	}
+	next := uint32(0)
+	if front := o.order.Front(); front != nil {
+		next = uint32(front.Value.(orphanEntry).ino)
+	}
+	if err := fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { disk.SetInodeDtime(raw, next) }); err != nil {
+		return err
+	}
+	if err := fs.editSuper(tx, func(sb *disk.Superblock) { sb.LastOrphan = uint32(in.ino) }); err != nil {
+		return err
+	}
+	if o.index == nil {
+		o.index = make(map[Ino]*list.Element)
+	}
+	o.index[in.ino] = o.order.PushFront(orphanEntry{in.ino, in.seed})
+	return nil
+}
+
+// removeOrphan takes an inode, which is locked, off the list and sets its
+// deletion time to dtime.
+func (fs *FS) removeOrphan(tx *journal.Handle, in *inode, dtime uint32) error {
+	o := &fs.w.orphans
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	at := o.index[in.ino]
+	if at == nil {
+		return nil
+	}
+	next := uint32(0)
+	if e := at.Next(); e != nil {
+		next = uint32(e.Value.(orphanEntry).ino)
+	}
+	var err error
+	if prev := at.Prev(); prev == nil {
+		err = fs.editSuper(tx, func(sb *disk.Superblock) { sb.LastOrphan = next })
+	} else {
+		p := prev.Value.(orphanEntry)
+		err = fs.editRaw(tx, p.ino, p.seed, func(raw []byte) { disk.SetInodeDtime(raw, next) })
+	}
+	if err != nil {
+		return err
+	}
+	if err := fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { disk.SetInodeDtime(raw, dtime) }); err != nil {
+		return err
+	}
+	o.order.Remove(at)
+	delete(o.index, in.ino)
+	return nil
+}
+
+// adopt takes over a list that is on disk already, in its order.
+func (o *orphanList) adopt(entries []orphanEntry) {
+	o.index = make(map[Ino]*list.Element)
+	for _, e := range entries {
+		o.index[e.ino] = o.order.PushBack(e)
+	}
+}
+
+// holds counts, for each inode, those who may still ask for it by its number:
+// the lookups of a kernel. An inode without a name is freed when nobody does.
+type holds struct {
+	mu    sync.Mutex
+	count map[Ino]uint64
+}
+
+// Hold says that somebody may come back to the inode by its number: it stays,
+// also without a name, until Unhold was called as often.
+func (fs *FS) Hold(ino Ino) {
+	if fs.w == nil {
+		return
+	}
+	h := &fs.w.holds
+	h.mu.Lock()
+	if h.count == nil {
+		h.count = make(map[Ino]uint64)
+	}
+	h.count[ino]++
+	h.mu.Unlock()
+}
+
+// Unhold takes n holds back. The last one deletes the inode if it has no name.
+func (fs *FS) Unhold(ino Ino, n uint64) error {
+	if fs.w == nil {
+		return nil
+	}
+	h := &fs.w.holds
+	h.mu.Lock()
+	left := h.count[ino]
+	left -= min(n, left)
+	if left > 0 {
+		h.count[ino] = left
+	} else {
+		delete(h.count, ino)
+	}
+	h.mu.Unlock()
+	if left > 0 || !fs.w.orphans.has(ino) {
+		return nil
+	}
+	return fs.reap(ino)
+}
+
+// Held tells whether somebody holds the inode.
+func (fs *FS) Held(ino Ino) bool { return fs.w != nil && fs.w.holds.held(ino) }
+
+func (h *holds) held(ino Ino) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count[ino] > 0
+}
+
+func (o *orphanList) has(ino Ino) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.index[ino] != nil
+}
+
+// all lists the inodes, the first one first.
+func (o *orphanList) all() []Ino {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var inos []Ino
+	for e := o.order.Front(); e != nil; e = e.Next() {
+		inos = append(inos, e.Value.(orphanEntry).ino)
+	}
+	return inos
+}

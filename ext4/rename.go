@@ -1,0 +1,310 @@
+package ext4
+
+import (
+	"errors"
+	"slices"
+	"syscall"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/journal"
+)
+
+// Flags of Rename, as renameat2(2) has them.
+const (
+	RenameNoReplace = 1
+	RenameExchange  = 2
+	RenameWhiteout  = 4
+)
+
+// Rename moves a name, in one transaction: after a crash it is wholly done or
+// not at all. Errors: ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL for a
+// directory into itself, EMLINK, ENOSPC.
+func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32) error {
+	for _, name := range []string{oldName, newName} {
+		switch err := checkName(name); {
+		case errors.Is(err, syscall.EEXIST):
+			return syscall.EBUSY // "." and ".."
+		case err != nil:
+			return err
+		}
+	}
+	if flags&^(RenameNoReplace|RenameExchange|RenameWhiteout) != 0 || flags&RenameExchange != 0 && flags != RenameExchange {
+		return syscall.EINVAL
+	}
+	if fs.w == nil {
+		return syscall.EROFS
+	}
+	for {
+		err := fs.tryRename(oldDir, oldName, newDir, newName, flags)
+		if !errors.Is(err, errMoved) {
+			return err
+		}
+	}
+}
+
+// tryRename fails with errMoved when a name changes before everything is locked.
+func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32) error {
+	ino, err := fs.Lookup(oldDir, oldName)
+	if err != nil {
+		return err
+	}
+	st, err := fs.Stat(ino)
+	if err != nil {
+		return err
+	}
+	victim, err := fs.Lookup(newDir, newName)
+	if err != nil && !errors.Is(err, syscall.ENOENT) {
+		return err
+	}
+	crossing := oldDir != newDir
+	if crossing && (st.IsDir() || flags&RenameExchange != 0) {
+		fs.w.moveDir.Lock()
+		defer fs.w.moveDir.Unlock()
+		if err := fs.checkCircle(ino, newDir); err != nil {
+			return err
+		}
+		if victim != 0 && flags&RenameExchange != 0 {
+			if err := fs.checkCircle(victim, oldDir); err != nil {
+				return err
+			}
+		}
+	}
+	inos := []Ino{oldDir, newDir, ino}
+	if victim != 0 {
+		inos = append(inos, victim)
+	}
+	locked, err := fs.wlockAll(inos...)
+	if err != nil {
+		return err
+	}
+	r := rename{
+		fs: fs, oldDir: locked.get(oldDir), newDir: locked.get(newDir), oldName: oldName, newName: newName,
+		in: locked.get(ino), victim: locked.get(victim),
+	}
+	err = r.run(flags)
+	gone := err == nil && r.victim != nil && r.victim.Links == 0
+	locked.unlock()
+	if gone && !fs.w.holds.held(victim) {
+		return fs.reap(victim)
+	}
+	return err
+}
+
+// checkCircle verifies that directory dir is not inside of inode ino.
+func (fs *FS) checkCircle(ino, dir Ino) error {
+	for at, steps := dir, uint32(0); ; steps++ {
+		if at == ino {
+			return syscall.EINVAL
+		}
+		if at == RootIno {
+			return nil
+		}
+		if steps > fs.geo.InodesCount {
+			return disk.Corruptf(disk.InodeName(uint32(dir)), "is in a circle of directories")
+		}
+		up, err := fs.Lookup(at, "..")
+		if err != nil {
+			return err
+		}
+		at = up
+	}
+}
+
+// rename is a rename with everything locked.
+type rename struct {
+	fs               *FS
+	oldDir, newDir   *inode
+	oldName, newName string
+	in, victim       *inode // victim is nil where the new name is free
+}
+
+func (r *rename) run(flags uint32) error {
+	if err := r.check(flags); err != nil {
+		return err
+	}
+	if r.in == r.victim {
+		return nil // two names of one inode: nothing happens
+	}
+	fs := r.fs
+	credits, revokes := fs.creditsAdd(r.newDir)
+	// The other directory, both "..", four inodes, an orphan and a whiteout.
+	credits += fs.openDir(r.oldDir).ChangeCredits() + 2 + 4 + creditsOrphan + balloc.CreditsAllocInode + 1
+	return fs.transact(credits, revokes, func(tx *journal.Handle) error {
+		if flags&RenameExchange != 0 {
+			return r.exchange(tx)
+		}
+		return r.move(tx, flags)
+	})
+}
+
+// check looks at the names again, now that nobody can change them, and at
+// whether the rename may be done.
+func (r *rename) check(flags uint32) error {
+	fs := r.fs
+	if !r.oldDir.IsDir() || !r.newDir.IsDir() {
+		return syscall.ENOTDIR
+	}
+	if ino, err := fs.lookup(r.oldDir, r.oldName); err != nil || ino != r.in.ino {
+		return errMoved
+	}
+	switch ino, err := fs.lookup(r.newDir, r.newName); {
+	case errors.Is(err, syscall.ENOENT):
+		if r.victim != nil {
+			return errMoved
+		}
+	case err != nil:
+		return err
+	case r.victim == nil || ino != r.victim.ino:
+		return errMoved
+	}
+	protected := disk.FlagImmutable | disk.FlagAppend
+	switch {
+	case r.victim == nil && flags&RenameExchange != 0:
+		return syscall.ENOENT
+	case r.victim != nil && flags&RenameNoReplace != 0:
+		return syscall.EEXIST
+	case r.newDir.Links == 0:
+		return syscall.ENOENT
+	case r.oldDir.Flags&protected != 0, r.newDir.Flags&disk.FlagImmutable != 0, r.in.Flags&protected != 0,
+		r.victim != nil && r.victim.Flags&protected != 0:
+		return syscall.EPERM
+	case r.newDir.Flags&disk.FlagProjInherit != 0 && r.newDir.ProjectID != r.in.ProjectID:
+		return syscall.EXDEV
+	}
+	if flags&RenameExchange != 0 || r.victim == nil {
+		if r.victim == nil && r.in.IsDir() && r.oldDir != r.newDir && !fs.mayAddDir(r.newDir) {
+			return syscall.EMLINK
+		}
+		return nil
+	}
+	switch {
+	case r.in == r.victim:
+		return nil
+	case r.victim.IsDir() && !r.in.IsDir():
+		return syscall.EISDIR
+	case !r.victim.IsDir() && r.in.IsDir():
+		return syscall.ENOTDIR
+	case !r.victim.IsDir():
+		return nil
+	}
+	if r.victim == r.oldDir {
+		return syscall.ENOTEMPTY
+	}
+	switch empty, err := fs.openDir(r.victim).Empty(); {
+	case err != nil:
+		return err
+	case !empty:
+		return syscall.ENOTEMPTY
+	}
+	return nil
+}
+
+// move makes the new name lead to the inode and removes the old one.
+func (r *rename) move(tx *journal.Handle, flags uint32) error {
+	fs := r.fs
+	if r.victim == nil {
+		if err := fs.addName(tx, r.newDir, r.newName, r.in); err != nil {
+			return err
+		}
+	} else if _, err := fs.openDir(r.newDir).Replace(tx, r.newName, uint32(r.in.ino), direntType(r.in.Mode)); err != nil {
+		return err
+	}
+	if err := r.leave(tx, flags); err != nil {
+		return err
+	}
+	if r.in.IsDir() {
+		if r.oldDir != r.newDir {
+			if _, err := fs.openDir(r.in).Replace(tx, "..", uint32(r.newDir.ino), disk.FTDir); err != nil {
+				return err
+			}
+		}
+		removeSubdirLink(r.oldDir)
+		if r.victim == nil {
+			addSubdirLink(r.newDir) // else one left and one came
+		}
+	}
+	if r.victim != nil {
+		if err := fs.dropLink(tx, r.victim); err != nil {
+			return err
+		}
+	}
+	return r.store(tx, r.oldDir, r.newDir, r.in)
+}
+
+// leave removes the old name, or makes it lead to a whiteout, by which an
+// overlay knows that the name is gone.
+func (r *rename) leave(tx *journal.Handle, flags uint32) error {
+	fs := r.fs
+	if flags&RenameWhiteout == 0 {
+		_, err := fs.openDir(r.oldDir).Remove(tx, r.oldName)
+		return err
+	}
+	w := &inode{}
+	if _, err := fs.prepare(w, r.oldDir, NewNode{Mode: disk.ModeChar}); err != nil {
+		return err
+	}
+	ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{Parent: uint32(r.oldDir.ino)})
+	if err != nil {
+		return err
+	}
+	w.ino, w.seed = Ino(ino), fs.sums.InodeSeed(ino, w.Generation)
+	fs.nodes.Remove(uint64(ino))
+	if err := fs.editRaw(tx, w.ino, w.seed, func(raw []byte) { clear(raw) }); err != nil {
+		return err
+	}
+	if err := fs.store(tx, w); err != nil {
+		return err
+	}
+	_, err = fs.openDir(r.oldDir).Replace(tx, r.oldName, ino, disk.FTChar)
+	return err
+}
+
+// exchange makes each of the two names lead to the other's inode.
+func (r *rename) exchange(tx *journal.Handle) error {
+	fs := r.fs
+	swap := []struct {
+		dir  *inode
+		name string
+		in   *inode
+	}{{r.newDir, r.newName, r.in}, {r.oldDir, r.oldName, r.victim}}
+	for _, s := range swap {
+		if _, err := fs.openDir(s.dir).Replace(tx, s.name, uint32(s.in.ino), direntType(s.in.Mode)); err != nil {
+			return err
+		}
+		if s.in.IsDir() && r.oldDir != r.newDir {
+			if _, err := fs.openDir(s.in).Replace(tx, "..", uint32(s.dir.ino), disk.FTDir); err != nil {
+				return err
+			}
+		}
+	}
+	if r.oldDir != r.newDir && r.in.IsDir() != r.victim.IsDir() {
+		from, to := r.oldDir, r.newDir
+		if r.victim.IsDir() {
+			from, to = to, from
+		}
+		removeSubdirLink(from)
+		addSubdirLink(to)
+	}
+	return r.store(tx, r.oldDir, r.newDir, r.in, r.victim)
+}
+
+// store writes the inodes, directories with new times for their content.
+func (r *rename) store(tx *journal.Handle, inodes ...*inode) error {
+	for i, in := range inodes {
+		if slices.Contains(inodes[:i], in) {
+			continue
+		}
+		in.touch(in == r.oldDir || in == r.newDir)
+		if err := r.fs.store(tx, in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sortedUnique(inos []Ino) []Ino {
+	inos = slices.Clone(inos)
+	slices.Sort(inos)
+	return slices.Compact(inos)
+}

@@ -1,0 +1,246 @@
+package ext4
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/journal"
+)
+
+// Truncate sets the size of a regular file. What is cut off is freed, what is
+// added reads as zeros.
+func (fs *FS) Truncate(ino Ino, size uint64) error {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return err
+	}
+	defer in.put()
+	// Nobody may move data to blocks that are about to go away.
+	in.io.Lock()
+	defer in.io.Unlock()
+	if in, err = fs.wlock(ino); err != nil {
+		return err
+	}
+	defer in.wunlock()
+	switch {
+	case in.IsDir():
+		return syscall.EISDIR
+	case !in.IsReg():
+		return syscall.EINVAL
+	case in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
+		return syscall.EPERM
+	case in.encrypted():
+		return syscall.ENOKEY
+	case size > fs.maxSize(in):
+		return syscall.EFBIG
+	}
+	return fs.truncate(in, size, true)
+}
+
+// maxSize is the largest size that a file can have.
+func (fs *FS) maxSize(in *inode) uint64 {
+	blocks := uint64(extent.MaxBlocks - 1)
+	if in.Flags&disk.FlagExtents == 0 {
+		n := uint64(fs.geo.BlockSize / 4)
+		blocks = min(12+n+n*n+n*n*n, blocks)
+	}
+	return blocks << fs.geo.BlockBits
+}
+
+// truncate is Truncate of an inode whose locks, io and mu, are both held. With
+// times it sets mtime and ctime.
+func (fs *FS) truncate(in *inode, size uint64, times bool) error {
+	bs := uint64(fs.geo.BlockSize)
+	if size >= in.size {
+		if err := fs.zeroRange(in, in.size, min(size, (in.size+bs-1)&^(bs-1))); err != nil {
+			return err
+		}
+		if size == in.size && fs.nothingBeyond(in) {
+			return nil
+		}
+	}
+	if err := fs.zeroRange(in, size, (size+bs-1)&^(bs-1)); size < in.size && err != nil {
+		return err
+	}
+	grow := size > in.size
+	err := fs.transact(1+creditsOrphan, 0, func(tx *journal.Handle) error {
+		if !grow {
+			// Until the blocks are gone the inode is on the orphan list, so that
+			// a crash does not leave them.
+			if err := fs.addOrphan(tx, in); err != nil {
+				return err
+			}
+		}
+		in.size = size
+		if times {
+			in.touch(true)
+		}
+		return fs.store(tx, in)
+	})
+	if err != nil || grow {
+		return err
+	}
+	if err := fs.freeFrom(in, (size+bs-1)>>fs.geo.BlockBits); err != nil {
+		return err
+	}
+	return fs.transact(1+creditsOrphan, 0, func(tx *journal.Handle) error {
+		if in.Links == 0 {
+			return nil // it stays an orphan until it is deleted
+		}
+		return fs.removeOrphan(tx, in, 0)
+	})
+}
+
+// nothingBeyond tells whether a file has no blocks behind its end.
+func (fs *FS) nothingBeyond(in *inode) bool {
+	run, err := fs.run(in, extent.MaxBlocks-1)
+	eof := (in.size + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
+	return err == nil && run.State == extent.Hole && run.Block <= eof && len(in.pending) == 0
+}
+
+// freeFrom frees all blocks of an inode from blk on, in as many transactions as
+// it takes. io and mu are held, so what is pending is nobody's any longer.
+func (fs *FS) freeFrom(in *inode, blk uint64) error {
+	fs.dropPending(in, blk, extent.MaxBlocks)
+	in.prealloc.Discard(fs.w.groups)
+	return fs.freeRange(in, blk, extent.MaxBlocks)
+}
+
+// freeRange frees the blocks [lo, hi) of an inode, from the end on.
+func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
+	m := fs.blockMap(in)
+	in.seq++
+	for hi > lo {
+		run, err := m.Lookup(hi - 1)
+		if err != nil {
+			return err
+		}
+		if run.State == extent.Hole {
+			hi = max(run.Block, lo)
+			continue
+		}
+		// A step that is small enough for the smallest journal.
+		step := 2 * uint64(fs.geo.BlocksPerGroup)
+		if !in.IsReg() {
+			step = 64 // each is revoked
+		}
+		from := max(run.Block, lo, hi-min(step, hi))
+		blocks, revokes := fs.creditsRemove(in, hi-from)
+		err = fs.transact(blocks, revokes, func(tx *journal.Handle) error {
+			hi, err = m.RemoveStep(tx, nodeAllocator{fs, in}, from, hi, 1, func(start, n uint64) error {
+				return fs.freeData(tx, in, start, n)
+			})
+			return errors.Join(err, fs.store(tx, in))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeData frees blocks that an inode mapped.
+func (fs *FS) freeData(tx *journal.Handle, in *inode, start, n uint64) error {
+	flags := balloc.FreeFlags(0)
+	if !in.IsReg() {
+		flags = balloc.FreeForget // directories and links are metadata
+	}
+	if err := fs.w.groups.Free(tx, start, n, flags); err != nil {
+		return err
+	}
+	return fs.addBlocks(in, -int64(n))
+}
+
+// creditsRemove is what removing a run of blocks from a map takes, the inode
+// included.
+func (fs *FS) creditsRemove(in *inode, blocks uint64) (credits, revokes int) {
+	m := fs.blockMap(in)
+	credits, revokes = fs.creditsEdit(m.RemoveCredits())
+	groups := int(blocks/uint64(fs.geo.BlocksPerGroup)) + 2
+	if !in.IsReg() {
+		revokes += int(blocks)
+	}
+	return credits + groups*balloc.CreditsFree + 1, revokes
+}
+
+// creditsEdit adds to what an edit of a block map takes what its allocator
+// changes.
+func (fs *FS) creditsEdit(c extent.Credits) (credits, revokes int) {
+	return c.Blocks + c.Allocs*balloc.CreditsClaim + c.Frees*balloc.CreditsFree, c.Frees
+}
+
+// reap deletes an inode that has no name and is on the orphan list, unless it
+// is held.
+func (fs *FS) reap(ino Ino) error {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return err
+	}
+	defer in.put()
+	in.io.Lock()
+	defer in.io.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.deleted || in.Links > 0 || fs.w.holds.held(ino) {
+		return nil
+	}
+	if in.hasBlockMap() {
+		if err := fs.freeFrom(in, 0); err != nil {
+			return err
+		}
+	}
+	dir := in.IsDir()
+	blocks, revokes := 1+creditsOrphan+balloc.CreditsFreeInode+creditsDropXattrs, 1
+	err = fs.transact(blocks, revokes, func(tx *journal.Handle) error {
+		if err := fs.dropXattrBlock(tx, in); err != nil {
+			return err
+		}
+		if err := fs.removeOrphan(tx, in, uint32(time.Now().Unix())); err != nil {
+			return err
+		}
+		in.Mode, in.size = 0, 0
+		in.Flags &^= disk.FlagExtents | disk.FlagInlineData
+		clear(in.Block[:])
+		if err := fs.store(tx, in); err != nil {
+			return err
+		}
+		return fs.w.groups.FreeInode(tx, uint32(ino), dir)
+	})
+	if err != nil {
+		return err
+	}
+	in.deleted = true
+	fs.nodes.Remove(uint64(ino))
+	return nil
+}
+
+// hasBlockMap tells whether the block area of an inode maps blocks.
+func (in *inode) hasBlockMap() bool {
+	switch in.Type() {
+	case disk.ModeReg, disk.ModeDir:
+		return !in.inline()
+	case disk.ModeLink:
+		return !in.inline() && !in.fastSymlink()
+	}
+	return false
+}
+
+// zeroRange writes zeros over the part of [from, to) that has written blocks.
+// Both offsets are in one block. io is held exclusively, or the part beyond the
+// end of the file is nobody's.
+func (fs *FS) zeroRange(in *inode, from, to uint64) error {
+	if from >= to {
+		return nil
+	}
+	run, err := fs.run(in, from>>fs.geo.BlockBits)
+	if err != nil || run.State != extent.Written {
+		return err
+	}
+	at := run.Start<<fs.geo.BlockBits + from - run.Block<<fs.geo.BlockBits
+	_, err = fs.dev.WriteAt(make([]byte, to-from), int64(at))
+	return err
+}

@@ -1,0 +1,271 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/journal"
+	"ext4box/iomap"
+)
+
+// A write into a hole reserves blocks in memory, which stay pending until the
+// data is in them; only then, in IOEnd, do they enter the allocation bitmap and
+// the file's map, as written blocks, in one transaction. A crash in between
+// leaks nothing and shows nothing.
+
+// pendingRun is a run of blocks that is reserved for a part of a file.
+type pendingRun = extent.Run
+
+// beginWrite is Begin for writing. The inode is locked.
+func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
+	switch {
+	case in.Flags&disk.FlagImmutable != 0:
+		return iomap.Mapping{}, syscall.EPERM
+	case off+n < off || off+n > fs.maxSize(in):
+		return iomap.Mapping{}, syscall.EFBIG
+	}
+	blk := off >> fs.geo.BlockBits
+	end := (off + n + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
+	run, err := fs.run(in, blk)
+	if err != nil {
+		return iomap.Mapping{}, err
+	}
+	if run.State != extent.Hole {
+		return fs.toMapping(in, run), nil
+	}
+	run.Clip(blk, min(run.End(), max(end, blk+1)))
+	for _, p := range in.pending {
+		if p.Block <= blk && blk < p.End() {
+			m := fs.toMapping(in, p)
+			m.Type = iomap.Unwritten
+			return m, nil
+		}
+		if p.Block > blk && p.Block < run.End() {
+			run.Clip(blk, p.Block)
+		}
+	}
+	goal, merge := fs.goal(in, blk)
+	got, err := in.prealloc.Reserve(fs.w.groups, balloc.Request{
+		Goal: goal, Merge: merge, Want: uint32(min(run.Len, extentMax)),
+		Append: off+n > in.size && end<<fs.geo.BlockBits >= in.size,
+	})
+	if err != nil {
+		return iomap.Mapping{}, err
+	}
+	p := pendingRun{Block: blk, Len: uint64(got.Len), Start: got.Start, State: extent.Unwritten}
+	in.pending = append(in.pending, p)
+	in.seq++
+	m := fs.toMapping(in, p)
+	m.Flags |= iomap.New
+	return m, nil
+}
+
+// extentMax is the most blocks that are mapped by one write.
+const extentMax = disk.ExtentMaxLen - 1
+
+// IOEnd says that data was written to the range [off, off+n) of a file, in the
+// blocks that Begin returned. They become part of the file, whose size grows to
+// the end of the range.
+func (fs *FS) IOEnd(ino Ino, off, n uint64) error {
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return err
+	}
+	defer in.wunlock()
+	lo, hi := off>>fs.geo.BlockBits, (off+n+uint64(fs.geo.BlockSize)-1)>>fs.geo.BlockBits
+	for blk := lo; blk < hi; {
+		run, err := fs.run(in, blk)
+		if err != nil {
+			return err
+		}
+		run.Clip(blk, min(run.End(), hi))
+		if run.State == extent.Hole {
+			i := slices.IndexFunc(in.pending, func(p pendingRun) bool { return p.Block <= blk && blk < p.End() })
+			if i < 0 {
+				return fmt.Errorf("inode %d: no blocks were reserved for the data at block %d: %w", ino, blk, syscall.EIO)
+			}
+			p := in.pending[i]
+			run = p
+			run.Clip(blk, min(p.End(), hi))
+		}
+		if err := fs.commitWritten(in, run, off+n); err != nil {
+			return err
+		}
+		blk = run.End()
+	}
+	if off+n > in.size {
+		return fs.transact(1, 0, func(tx *journal.Handle) error {
+			in.size = off + n
+			in.touch(true)
+			return fs.store(tx, in)
+		})
+	}
+	return nil
+}
+
+// commitWritten makes a run, pending or unwritten, a written part of the file
+// that ends at or behind end.
+func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
+	m := fs.blockMap(in)
+	alloc := nodeAllocator{fs, in}
+	if run.State == extent.Written {
+		return nil
+	}
+	mapped, err := m.Lookup(run.Block)
+	if err != nil {
+		return err
+	}
+	done := func(tx *journal.Handle, blk uint64) error {
+		in.size = max(in.size, min(end, blk<<fs.geo.BlockBits))
+		in.touch(true)
+		in.seq++
+		return fs.store(tx, in)
+	}
+	if mapped.State != extent.Unwritten {
+		credits, revokes := fs.creditsClaim(in, run)
+		return fs.transact(credits, revokes, func(tx *journal.Handle) error {
+			return errors.Join(fs.claim(tx, in, run, extent.Written), done(tx, run.End()))
+		})
+	}
+	for lo := run.Block; lo < run.End(); {
+		credits, revokes := fs.creditsEdit(m.ConvertCredits(extent.Written))
+		err := fs.transact(credits+1, revokes, func(tx *journal.Handle) (err error) {
+			if lo, err = m.ConvertStep(tx, alloc, lo, run.End(), extent.Written); err != nil {
+				return err
+			}
+			return done(tx, lo)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claim makes a reserved run part of the file's map. On error it is as before.
+func (fs *FS) claim(tx *journal.Handle, in *inode, run extent.Run, state extent.State) error {
+	if err := fs.w.groups.Claim(tx, balloc.Run{Start: run.Start, Len: uint32(run.Len)}); err != nil {
+		return err
+	}
+	fs.forgetPending(in, run.Block, run.End())
+	m := fs.blockMap(in)
+	run.State = state
+	if err := m.Insert(tx, nodeAllocator{fs, in}, run); err != nil {
+		return errors.Join(err, fs.w.groups.Free(tx, run.Start, run.Len, 0))
+	}
+	return fs.addBlocks(in, int64(run.Len))
+}
+
+// creditsClaim is what making a reserved run part of a file takes, the inode
+// included.
+func (fs *FS) creditsClaim(in *inode, run extent.Run) (credits, revokes int) {
+	m := fs.blockMap(in)
+	credits, revokes = fs.creditsEdit(m.InsertCredits(1, run.Block, run.End()))
+	return credits + balloc.CreditsClaim + 1, revokes
+}
+
+// forgetPending takes the blocks [lo, hi) out of what is pending, because they
+// are now mapped.
+func (fs *FS) forgetPending(in *inode, lo, hi uint64) {
+	var rest []pendingRun
+	for _, p := range in.pending {
+		if p.End() <= lo || p.Block >= hi {
+			rest = append(rest, p)
+			continue
+		}
+		if p.Block < lo {
+			left := p
+			left.Clip(p.Block, lo)
+			rest = append(rest, left)
+		}
+		if p.End() > hi {
+			right := p
+			right.Clip(hi, p.End())
+			rest = append(rest, right)
+		}
+	}
+	in.pending = rest
+}
+
+// dropPending gives back what is pending of the blocks [lo, hi).
+func (fs *FS) dropPending(in *inode, lo, hi uint64) {
+	for _, p := range in.pending {
+		if p.End() <= lo || p.Block >= hi {
+			continue
+		}
+		p.Clip(max(p.Block, lo), min(p.End(), hi))
+		if err := fs.w.groups.Release(balloc.Run{Start: p.Start, Len: uint32(p.Len)}); err != nil {
+			fs.log.Error("release reserved blocks", "inode", in.ino, "error", err)
+		}
+	}
+	fs.forgetPending(in, lo, hi)
+}
+
+// End says that the write for which Begin gave a mapping is over. What it
+// reserved and no IOEnd has taken is given back.
+func (fs *FS) End(ino Ino, off, n uint64) error {
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return err
+	}
+	defer in.wunlock()
+	fs.dropPending(in, off>>fs.geo.BlockBits, (off+n+uint64(fs.geo.BlockSize)-1)>>fs.geo.BlockBits)
+	return nil
+}
+
+// WriteAt writes to a regular file through the mover, which grows as far as
+// needed. Data is on the device, if not yet durable, when it returns.
+func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
+	if fs.w == nil {
+		return 0, syscall.EROFS
+	}
+	if off < 0 {
+		return 0, syscall.EINVAL
+	}
+	in, err := fs.iget(ino)
+	if err != nil {
+		return 0, err
+	}
+	defer in.put()
+	bs := uint64(fs.geo.BlockSize)
+	pos, end := uint64(off), uint64(off)+uint64(len(p))
+	aligned := pos%bs == 0 && end%bs == 0
+	in.io.RLock()
+	in.mu.RLock()
+	size, shared := in.size, aligned && !in.inline()
+	in.mu.RUnlock()
+	if !shared || pos > size && size%bs != 0 {
+		// A block that is filled from two sides, or an end of the file that is
+		// about to be inside of it: one at a time.
+		in.io.RUnlock()
+		in.io.Lock()
+		defer in.io.Unlock()
+		if err := fs.zeroTail(in, pos); err != nil {
+			return 0, err
+		}
+	} else {
+		defer in.io.RUnlock()
+	}
+	n, err := fs.mover.WriteAt(ino, p, off)
+	if err != nil {
+		err = errors.Join(err, fs.End(ino, pos+uint64(n), end-pos-uint64(n)))
+	}
+	return n, err
+}
+
+// zeroTail clears what is behind the end of the file in its last block, before
+// a write at pos moves the end away from there.
+func (fs *FS) zeroTail(in *inode, pos uint64) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	bs := uint64(fs.geo.BlockSize)
+	if in.inline() || pos <= in.size {
+		return nil
+	}
+	return fs.zeroRange(in, in.size, min(pos, (in.size+bs-1)&^(bs-1)))
+}

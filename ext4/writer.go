@@ -1,0 +1,245 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/buffer"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/journal"
+)
+
+// writer is what a filesystem that is open for writing has beside what reading
+// needs.
+type writer struct {
+	log    *journal.Log
+	groups *balloc.Groups
+
+	// moveDir is held by a rename that moves a directory, so that no two of
+	// them can together make a circle.
+	moveDir sync.Mutex
+
+	super   superblock
+	orphans orphanList
+	holds   holds
+
+	// sharedXattrs guards the reference counts of attribute blocks, which inodes
+	// share.
+	sharedXattrs sync.Mutex
+}
+
+// superblock is the superblock as it changes. fs.sb keeps what it was when the
+// filesystem was opened, for all that does not change.
+type superblock struct {
+	mu  sync.Mutex
+	sb  disk.Superblock
+	buf *buffer.Buffer // pinned
+	off int            // of the superblock in its block
+}
+
+// now is the present time as inodes hold it.
+func now() disk.Timestamp {
+	t := time.Now()
+	return disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
+}
+
+// begin opens a handle of the journal. The inodes that the operation changes
+// must be locked already.
+func (fs *FS) begin(blocks, revokes int) (*journal.Handle, error) {
+	if fs.w == nil {
+		return nil, syscall.EROFS
+	}
+	return fs.w.log.Begin(journal.Credits{Blocks: blocks, Revokes: revokes})
+}
+
+// transact runs fn in a handle. Of what fn did before an error it must have
+// taken back everything that the error leaves half done.
+func (fs *FS) transact(blocks, revokes int, fn func(tx *journal.Handle) error) error {
+	tx, err := fs.begin(blocks, revokes)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(tx), tx.End())
+}
+
+// wlock returns an inode locked for writing; wunlock is the inverse.
+func (fs *FS) wlock(ino Ino) (*inode, error) {
+	if fs.w == nil {
+		return nil, syscall.EROFS
+	}
+	in, err := fs.iget(ino)
+	if err != nil {
+		return nil, err
+	}
+	in.mu.Lock()
+	if in.deleted {
+		in.wunlock()
+		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
+	}
+	return in, nil
+}
+
+func (in *inode) wunlock() {
+	in.mu.Unlock()
+	in.put()
+}
+
+// slot returns the block of the inode table that an inode is in, pinned, and the
+// inode's place there.
+func (fs *FS) slot(ino Ino) (*buffer.Buffer, uint32, error) {
+	group, index := fs.geo.InodeGroup(uint32(ino))
+	desc, err := fs.group(group)
+	if err != nil {
+		return nil, 0, err
+	}
+	perBlock := fs.geo.BlockSize / fs.geo.InodeSize
+	b, err := fs.blks.ReadPinned(desc.InodeTable+uint64(index/perBlock), inodeTableTag, noCheck)
+	return b, index % perBlock * fs.geo.InodeSize, err
+}
+
+// editRaw changes the raw inode in a transaction and renews its checksum. It
+// takes one credit.
+func (fs *FS) editRaw(tx *journal.Handle, ino Ino, seed uint32, edit func(raw []byte)) error {
+	b, off, err := fs.slot(ino)
+	if err != nil {
+		return err
+	}
+	defer b.Unpin()
+	if err := tx.Modify(b); err != nil {
+		return err
+	}
+	b.Lock()
+	defer b.Unlock()
+	raw := b.Data[off : off+fs.geo.InodeSize]
+	edit(raw)
+	if fs.sums.Metadata {
+		disk.SealInode(seed, raw)
+	}
+	return nil
+}
+
+// store writes the inode, which is locked, to the inode table. It takes one
+// credit.
+func (fs *FS) store(tx *journal.Handle, in *inode) error {
+	in.Inode.Size = in.size
+	in.Version++
+	in.tid, in.dirty = tx.TID(), true
+	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) {
+		disk.EncodeInode(raw, &in.Inode, fs.sb.CreatorOS == disk.CreatorHurd)
+	})
+}
+
+// touch sets the times that a change of the inode sets.
+func (in *inode) touch(mtime bool) {
+	t := now()
+	in.Ctime = t
+	if mtime {
+		in.Mtime = t
+	}
+}
+
+func (fs *FS) hugeFile() bool { return fs.sb.ROCompat&disk.ROCompatHugeFile != 0 }
+
+// addBlocks changes the space that an inode occupies, by blocks.
+func (fs *FS) addBlocks(in *inode, blocks int64) error {
+	sectors := int64(in.Sectors(fs.hugeFile(), fs.geo.BlockBits)) + blocks<<(fs.geo.BlockBits-9)
+	if sectors < 0 {
+		return disk.Corruptf(disk.InodeName(uint32(in.ino)), "frees more blocks than it has")
+	}
+	if !in.SetSectors(uint64(sectors), fs.hugeFile(), fs.geo.BlockBits) {
+		return syscall.EFBIG
+	}
+	return nil
+}
+
+// editSuper changes the superblock in a transaction. It takes one credit.
+func (fs *FS) editSuper(tx *journal.Handle, edit func(sb *disk.Superblock)) error {
+	s := &fs.w.super
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := tx.Modify(s.buf); err != nil {
+		return err
+	}
+	edit(&s.sb)
+	s.buf.Lock()
+	defer s.buf.Unlock()
+	fs.encodeSuper()
+	return nil
+}
+
+// encodeSuper brings the superblock's buffer up to date. Superblock and buffer
+// are locked.
+func (fs *FS) encodeSuper() {
+	s := &fs.w.super
+	raw := s.buf.Data[s.off : s.off+disk.SuperblockSize]
+	disk.EncodeSuperblock(raw, &s.sb)
+	fs.sums.SealSuperblock(raw)
+}
+
+// writeSuper changes the superblock outside of the journal, durably. The
+// journal must not have it.
+func (fs *FS) writeSuper(edit func(sb *disk.Superblock)) error {
+	s := &fs.w.super
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	edit(&s.sb)
+	s.buf.Lock()
+	fs.encodeSuper()
+	raw := append([]byte(nil), s.buf.Data[s.off:s.off+disk.SuperblockSize]...)
+	s.buf.Unlock()
+	if _, err := fs.base.WriteAt(raw, int64(s.buf.Block)<<fs.geo.BlockBits+int64(s.off)); err != nil {
+		return fmt.Errorf("write the superblock: %w", err)
+	}
+	return fs.base.Flush()
+}
+
+// nodes allocates the nodes of an inode's block map.
+type nodeAllocator struct {
+	fs *FS
+	in *inode
+}
+
+var _ extent.Allocator = nodeAllocator{}
+
+// AllocNode takes one block for metadata of the inode.
+func (a nodeAllocator) AllocNode(tx buffer.Tx, goal uint64) (uint64, error) {
+	run, err := a.fs.w.groups.Reserve(balloc.Request{Goal: goal, Want: 1, Metadata: true, Pool: true})
+	if err != nil {
+		return 0, err
+	}
+	if err := a.fs.w.groups.Claim(tx, run); err != nil {
+		return 0, errors.Join(err, a.fs.w.groups.Release(run))
+	}
+	return run.Start, a.fs.addBlocks(a.in, 1)
+}
+
+// FreeNode gives a block of metadata back.
+func (a nodeAllocator) FreeNode(tx buffer.Tx, blk uint64) error {
+	if err := a.fs.w.groups.Free(tx, blk, 1, balloc.FreeForget); err != nil {
+		return err
+	}
+	return a.fs.addBlocks(a.in, -1)
+}
+
+// goal is where a block of the inode is best put: behind the block before it,
+// or in the group of the inode.
+func (fs *FS) goal(in *inode, blk uint64) (goal uint64, merge bool) {
+	if blk > 0 && !in.inline() {
+		m := fs.blockMap(in)
+		if run, err := m.Lookup(blk - 1); err == nil && run.State != extent.Hole {
+			return run.Start + blk - run.Block, true
+		}
+		for _, p := range in.pending {
+			if p.Block <= blk-1 && blk-1 < p.End() {
+				return p.Start + blk - p.Block, true
+			}
+		}
+	}
+	group, _ := fs.geo.InodeGroup(uint32(in.ino))
+	return fs.geo.GroupFirstBlock(group), false
+}
