@@ -25,9 +25,26 @@
 // # Concurrency
 //
 // Every method of [FS] may be called concurrently, except that nothing may be
-// called after Close. The engine has no lock of its own while an image is only
-// read: inodes and metadata blocks are immutable once they are in their caches,
-// and the caches lock their shards for the time of a map access.
+// called after Close. Locks, outer to inner:
+//
+//	writer.moveDir    a rename that moves a directory
+//	inode.io          shared while data moves, exclusive while blocks go away
+//	inode.mu          by ascending number where several are needed
+//	a journal handle  from begin to End
+//	writer.sharedXattrs, orphanList.mu, superblock.mu
+//	balloc's groups
+//	buffer.Buffer     blocks that several structures share
+//
+// No inode is locked while a handle is open, for a commit waits for handles, and
+// no data is moved. Callbacks of ReadDir run without locks where the filesystem
+// is open for writing.
+//
+// # Writing
+//
+// Each operation is one transaction, or, where it may be large (truncating,
+// preallocating), a series of them that leaves a sound filesystem after each,
+// with the inode on the orphan list until the last. Data is on the device before
+// the transaction that makes it reachable; see the comment of write.go.
 //
 // # Errors
 //

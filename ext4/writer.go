@@ -58,13 +58,20 @@ func (fs *FS) begin(blocks, revokes int) (*journal.Handle, error) {
 }
 
 // transact runs fn in a handle. Of what fn did before an error it must have
-// taken back everything that the error leaves half done.
+// taken back everything that the error leaves half done; except when the error
+// is damage or a failing device, which abort the journal, so that nothing of the
+// transaction is ever seen. From then on the filesystem is read-only.
 func (fs *FS) transact(blocks, revokes int, fn func(tx *journal.Handle) error) error {
 	tx, err := fs.begin(blocks, revokes)
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(tx), tx.End())
+	err = fn(tx)
+	if errors.Is(err, syscall.EUCLEAN) || errors.Is(err, syscall.EIO) {
+		fs.log.Error("the filesystem is read-only from now on; run e2fsck", "error", err)
+		fs.w.log.Abort(err)
+	}
+	return errors.Join(err, tx.End())
 }
 
 // wlock returns an inode locked for writing; wunlock is the inverse.

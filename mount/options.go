@@ -43,6 +43,8 @@ type Ext4Options struct {
 	JournalPath string // the external journal; empty: there is none
 	Offset      int64  // where in the image the file system begins, in bytes
 	SizeLimit   int64  // length of the file system in bytes; 0: to the end
+	Commit      int    // seconds until a change is made durable; 0: the default
+	NoBarrier   bool   // no flushes: a loss of power may do anything
 }
 
 // Default are the options of a mount that was given none: nosuid and nodev, for

@@ -30,6 +30,8 @@ func TestParseOptions(t *testing.T) {
 		{`fsname=a\,b c`, Options{Flags: safe, FSName: "a,b c"}},
 		{`fsname="a,b=c",ro`, Options{Flags: safe | unix.MS_RDONLY, FSName: "a,b=c"}},
 		{"max_read=131072", Options{Flags: safe, MaxRead: 131072}},
+		{"commit=30,nobarrier", Options{Flags: safe, Ext4: Ext4Options{Commit: 30, NoBarrier: true}}},
+		{"barrier=0,barrier", Options{Flags: safe}},
 		{"norecovery", Options{Flags: safe, Ext4: Ext4Options{NoRecovery: true}}},
 		{"noload,minixdf,noacl", Options{Flags: safe, Ext4: Ext4Options{NoRecovery: true, MinixDF: true, NoACL: true}}},
 		{"minixdf,bsddf,noacl,acl", Options{Flags: safe}},
@@ -56,11 +58,11 @@ func TestParseOptions(t *testing.T) {
 }
 
 func TestParseOptionsIgnored(t *testing.T) {
-	o, err := ParseOptions([]string{"errors=remount-ro,data=ordered,commit=5", "barrier=1,ro,barrier,nodelalloc,usrjquota="}, false)
+	o, err := ParseOptions([]string{"errors=remount-ro,data=ordered", "ro,nodelalloc,usrjquota="}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"errors=remount-ro", "data=ordered", "commit=5", "barrier=1", "barrier", "nodelalloc", "usrjquota="}
+	want := []string{"errors=remount-ro", "data=ordered", "nodelalloc", "usrjquota="}
 	if !slices.Equal(o.Ignored, want) {
 		t.Errorf("ignored: %q, want %q", o.Ignored, want)
 	}
@@ -76,6 +78,7 @@ func TestParseOptionsRefused(t *testing.T) {
 		"errors=explode":  `"errors" cannot be "explode", only continue, remount-ro, panic`,
 		"commit=x":        `"x" is not a number`,
 		"commit=-1":       `"-1" is not a number`,
+		"barrier=2":       `"2" is neither 0 nor 1`,
 		"max_read=12":     `"12" is not a number of bytes from 4096 up`,
 		"offset=1KB":      `"1KB" is not a number of bytes`,
 		"offset=9999999P": `"9999999P" is not a number of bytes`,

@@ -123,6 +123,22 @@ var options = map[string]option{
 		o.Ext4.SizeLimit, err = ParseSize(v)
 		return err
 	}},
+	"commit": {arg: required, apply: func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%q is not a number of seconds up to 65535", v)
+		}
+		o.Ext4.Commit = int(n)
+		return nil
+	}},
+	"nobarrier": do(func(o *Options) { o.Ext4.NoBarrier = true }),
+	"barrier": {arg: optional, apply: func(o *Options, v string) error {
+		if v != "" && v != "0" && v != "1" {
+			return fmt.Errorf("%q is neither 0 nor 1", v)
+		}
+		o.Ext4.NoBarrier = v == "0"
+		return nil
+	}},
 	"journal_path": {arg: required, apply: func(o *Options, v string) (err error) {
 		o.Ext4.JournalPath, err = filepath.Abs(v)
 		return err
@@ -138,14 +154,12 @@ var options = map[string]option{
 		return nil
 	}},
 
-	// ext4's own that steer writing, which a read-only mount never does. The
-	// kernel accepts them on a read-only mount as well.
+	// ext4's own that steer how the kernel writes. Here they change nothing: data
+	// is always ordered, an error always makes the file system read-only.
 	"errors":   quietOneOf("continue", "remount-ro", "panic"),
 	"data":     quietOneOf("ordered", "writeback", "journal"),
 	"data_err": quietOneOf("ignore", "abort"),
-	"commit":   quietNumber(required),
 	"delalloc": quiet(), "nodelalloc": quiet(),
-	"barrier": quietNumber(optional), "nobarrier": quiet(),
 	"journal_checksum": quiet(), "nojournal_checksum": quiet(),
 	"journal_async_commit": quiet(), "journal_ioprio": quietNumber(required),
 	"auto_da_alloc": quietNumber(optional), "noauto_da_alloc": quiet(),

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -23,6 +24,8 @@ type imageOptions struct {
 	Partition int  `json:"partition"` // of the image's spec
 	MinixDF   bool `json:"minixDF"`   // only a mount can ask for it
 	Writable  bool `json:"writable"`  // open for writing; only a mount can ask for it
+	Commit    int  `json:"commit"`    // seconds
+	NoBarrier bool `json:"noBarrier"`
 }
 
 func (o *imageOptions) addFlags(f *pflag.FlagSet) {
@@ -65,6 +68,7 @@ func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 	return ext4.Options{
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
 		MinixDF: o.MinixDF, JournalDevice: journal,
+		CommitInterval: time.Duration(o.Commit) * time.Second, NoBarrier: o.NoBarrier,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ext4box/cmd/ext4box/internal/tree"
 	"ext4box/ext4"
 )
 
@@ -49,12 +50,20 @@ func newLsCommand() *cobra.Command {
 
 // listed is a file in a listing.
 type listed struct {
-	name   string
-	path   string
+	name   string // of an argument all of its path
+	in     string // path of the directory, which all that is in it share; "" for an argument
 	ino    ext4.Ino
 	dir    bool
 	stat   ext4.Stat // for -l and --json
 	target string
+}
+
+// path is the file's path, in the image as the arguments are.
+func (e *listed) path() string {
+	if e.in == "" {
+		return e.name
+	}
+	return strings.TrimSuffix(e.in, "/") + "/" + e.name
 }
 
 type lister struct {
@@ -113,7 +122,7 @@ func (l *lister) paths(paths []string) error {
 	}
 	var files, dirs []listed
 	for _, path := range paths {
-		e := listed{name: path, path: path}
+		e := listed{name: path}
 		var err error
 		if e.ino, err = resolve(path); err == nil {
 			err = l.fill(&e, true)
@@ -145,21 +154,26 @@ func (l *lister) paths(paths []string) error {
 func (l *lister) tree(top listed, heading bool) error {
 	for stack := []listed{top}; len(stack) > 0; {
 		dir := stack[len(stack)-1]
+		path := dir.path()
 		stack = stack[:len(stack)-1]
+		if len(path) > tree.MaxPath {
+			l.problem(path, tree.TooDeep())
+			continue
+		}
 		if l.o.recursive {
 			if _, again := l.seen[dir.ino]; again {
-				l.problem(dir.path, fmt.Errorf("directory inode %d was listed before and is left out", dir.ino))
+				l.problem(path, fmt.Errorf("directory inode %d was listed before and is left out", dir.ino))
 				continue
 			}
 			l.seen[dir.ino] = struct{}{}
 		}
-		entries := l.read(dir)
+		entries := l.read(path, dir.ino)
 		if heading && !l.o.json {
 			blank := ""
 			if l.started {
 				blank = "\n"
 			}
-			fmt.Fprintf(l.out, "%s%s:\n", blank, l.show(dir.path))
+			fmt.Fprintf(l.out, "%s%s:\n", blank, l.show(path))
 		}
 		if err := l.print(entries); err != nil {
 			return err
@@ -177,18 +191,17 @@ func (l *lister) tree(top listed, heading bool) error {
 }
 
 // read reads a directory, as much of it as can be read.
-func (l *lister) read(dir listed) []listed {
+func (l *lister) read(path string, dir ext4.Ino) []listed {
 	var entries []listed
-	err := l.fs.ReadDir(dir.ino, 0, func(d ext4.Dirent) bool {
+	err := l.fs.ReadDir(dir, 0, func(d ext4.Dirent) bool {
 		name := string(d.Name)
 		if l.o.all || name != "." && name != ".." {
-			entries = append(entries, listed{
-				name: name, path: strings.TrimSuffix(dir.path, "/") + "/" + name, ino: d.Ino})
+			entries = append(entries, listed{name: name, in: path, ino: d.Ino})
 		}
 		return true
 	})
 	if err != nil {
-		l.problem(dir.path, err)
+		l.problem(path, err)
 	}
 	if !l.o.unsorted {
 		slices.SortFunc(entries, func(a, b listed) int { return cmp.Compare(a.name, b.name) })
@@ -197,7 +210,7 @@ func (l *lister) read(dir listed) []listed {
 		good := entries[:0]
 		for _, e := range entries {
 			if err := l.fill(&e, l.o.long || l.o.json); err != nil {
-				l.problem(e.path, err)
+				l.problem(e.path(), err)
 				continue
 			}
 			good = append(good, e)
@@ -281,6 +294,6 @@ type fileJSON struct {
 }
 
 func newFileJSON(e *listed) fileJSON {
-	p, t := newName(e.path), newName(e.target)
+	p, t := newName(e.path()), newName(e.target)
 	return fileJSON{p.Text, p.Bytes, typeWord(e.stat.Mode), t.Text, t.Bytes, e.stat}
 }

@@ -95,7 +95,7 @@ func statPath(fs *ext4.FS, path string, follow bool) (*statJSON, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := listed{path: path, ino: ino}
+	e := listed{name: path, ino: ino}
 	if e.stat, err = fs.Stat(ino); err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func printStat(w io.Writer, s *statJSON, blank bool) error {
 	row := func(key, format string, a ...any) {
 		fmt.Fprintf(&b, "%9s: %s\n", key, fmt.Sprintf(format, a...))
 	}
-	row("Path", "%s", printable(s.file.path))
+	row("Path", "%s", printable(s.file.path()))
 	row("Type", "%s", s.Type)
 	if s.IsSymlink() {
 		row("Target", "%s", printable(s.file.target))

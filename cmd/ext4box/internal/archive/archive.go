@@ -30,10 +30,22 @@ type Writer struct {
 
 	prefix string
 	links  map[ext4.Ino]string // first name of files with several
+	held   int                 // bytes of these names
 	buf    []byte
 }
 
-const copyChunk = 1 << 20
+const (
+	copyChunk = 1 << 20
+	// maxLinkBytes bounds the memory for names of files with several. A file
+	// that is not remembered is in the archive again.
+	maxLinkBytes = 256 << 20
+	// maxRecords is the length of a file's attributes in the archive. Readers
+	// take 1 MiB of records before a file, names included.
+	maxRecords = 1<<20 - 128<<10
+	// maxHoles is the length of the holes of one file, which are zeros in the
+	// archive: more of them than this is not meant to be there.
+	maxHoles = 1 << 40
+)
 
 // ErrSocket is the problem of a socket, which an archive cannot hold. Sockets mean
 // nothing without the process that made them: the archive is complete without.
@@ -116,6 +128,9 @@ func (w *Writer) header(n *tree.Node, name string) (*tar.Header, error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size
+		if err := w.checkHoles(st); err != nil {
+			return nil, err
+		}
 	case unix.S_IFDIR:
 		h.Typeflag = tar.TypeDir
 	case unix.S_IFLNK:
@@ -136,9 +151,41 @@ func (w *Writer) header(n *tree.Node, name string) (*tar.Header, error) {
 	}
 	w.addXattrs(n, h)
 	if !st.IsDir() && st.Nlink > 1 {
-		w.links[st.Ino] = name
+		if w.held += len(name); w.held <= maxLinkBytes {
+			w.links[st.Ino] = name
+		}
 	}
 	return h, nil
+}
+
+// checkHoles refuses a file that would fill any disk with zeros: its size is
+// whatever the image says.
+func (w *Writer) checkHoles(st *ext4.Stat) error {
+	s, ok := w.src.(interface {
+		Seek(ino ext4.Ino, off int64, whence int) (int64, error)
+	})
+	if !ok || st.Size <= maxHoles {
+		return nil
+	}
+	holes := int64(0)
+	for off, pieces := int64(0), 0; off < st.Size && pieces < 1<<16; pieces++ {
+		data, err := s.Seek(st.Ino, off, ext4.SeekData)
+		if errors.Is(err, unix.ENXIO) {
+			data, err = st.Size, nil
+		}
+		if err != nil {
+			return err
+		}
+		if holes += data - off; holes > maxHoles {
+			return fmt.Errorf("of its %d bytes more than %d are holes, which tar would hold as zeros; it is left out", st.Size, int64(maxHoles))
+		}
+		if off = data; off < st.Size {
+			if off, err = s.Seek(st.Ino, data, ext4.SeekHole); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // addXattrs adds the attributes as the records that GNU tar, bsdtar and star read
@@ -149,6 +196,7 @@ func (w *Writer) addXattrs(n *tree.Node, h *tar.Header) {
 		w.problem(n.Path, err)
 		return
 	}
+	room := maxRecords
 	for _, name := range names {
 		if strings.ContainsAny(name, "=\x00") {
 			w.problem(n.Path, fmt.Errorf("tar cannot hold an attribute of the name %q; it is left out", name))
@@ -159,12 +207,17 @@ func (w *Writer) addXattrs(n *tree.Node, h *tar.Header) {
 			w.problem(n.Path, fmt.Errorf("attribute %q: %w", name, err))
 			continue
 		}
+		if room -= len(name) + len(value) + 32; room < 0 {
+			w.problem(n.Path, fmt.Errorf("all attributes together are too long for tar; %q and what follows is left out", name))
+			return
+		}
 		if h.PAXRecords == nil {
 			h.PAXRecords = make(map[string]string, len(names))
 		}
 		h.PAXRecords["SCHILY.xattr."+name] = string(value)
 		if key, ok := aclKeys[name]; ok {
 			if text, ok := aclText(value); ok {
+				room -= len(text) + 32
 				h.PAXRecords[key] = text
 			}
 		}

@@ -139,6 +139,50 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// holey is a source whose files are holes from end to end.
+type holey struct{ source }
+
+func (h *holey) Seek(_ ext4.Ino, off int64, whence int) (int64, error) {
+	if whence == ext4.SeekData {
+		return 0, syscall.ENXIO
+	}
+	return off, nil
+}
+
+// TestHostile has files that no archive can hold: the others are in it.
+func TestHostile(t *testing.T) {
+	s := &holey{source{xattr: map[ext4.Ino]map[string]string{10: {}}}}
+	for i := range 100 {
+		s.xattr[10][fmt.Sprint("user.", i)] = string(make([]byte, 64<<10))
+	}
+	s.add("attributes", ext4.Stat{Ino: 10, Mode: unix.S_IFREG | 0o644, Nlink: 1})
+	s.add("giant", ext4.Stat{Ino: 11, Mode: unix.S_IFREG | 0o644, Nlink: 1, Size: 1<<63 - 1})
+	s.add("last", ext4.Stat{Ino: 12, Mode: unix.S_IFREG | 0o644, Nlink: 1})
+	var out bytes.Buffer
+	problems := map[string]int{}
+	w := archive.NewWriter(&out, s, func(path string, err error) { problems[path]++ })
+	if err := errors.Join(w.Add(ext4.RootIno, "/"), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(problems), "map[attributes:1 giant:1]"; got != want {
+		t.Errorf("problems %s, want %s", got, want)
+	}
+	names := ""
+	for r := tar.NewReader(&out); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names += " " + h.Name
+	}
+	if names != " ./ attributes last" {
+		t.Errorf("the archive holds%s", names)
+	}
+}
+
 func TestACL(t *testing.T) {
 	const (
 		access = "\x02\x00\x00\x00" +

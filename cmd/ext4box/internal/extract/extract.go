@@ -47,7 +47,11 @@ type Options struct {
 type Links struct {
 	first map[ext4.Ino]link   // first copies of files with several links
 	made  map[fileID]ext4.Ino // the inverse
+	bytes int                 // of the paths in first, about
 }
+
+// maxLinkBytes bounds Links.bytes. What is not remembered is copied again.
+const maxLinkBytes = 256 << 20
 
 // NewLinks returns an empty memory.
 func NewLinks() *Links {

@@ -43,9 +43,11 @@ func (x *extractor) makeFile(n *tree.Node, name string) error {
 	if n.Stat.Nlink > 1 {
 		var st unix.Stat_t
 		if unix.Fstatat(x.dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
-			id := fileID{st.Dev, st.Ino}
-			x.links.first[n.Stat.Ino] = link{x.hostPath(n), id}
-			x.links.made[id] = n.Stat.Ino
+			id, path := fileID{st.Dev, st.Ino}, x.hostPath(n)
+			if x.links.bytes += len(path); x.links.bytes <= maxLinkBytes {
+				x.links.first[n.Stat.Ino] = link{path, id}
+				x.links.made[id] = n.Stat.Ino
+			}
 		}
 	}
 	return nil

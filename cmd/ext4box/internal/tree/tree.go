@@ -36,6 +36,16 @@ type Visitor interface {
 	Problem(path string, err error) error
 }
 
+// MaxPath is the longest path that a walk goes to, in bytes. It is four times what
+// a system call takes at once; without an end, directories in directories would
+// need memory for the square of their number.
+const MaxPath = 16 << 10
+
+// TooDeep is the problem of a path that is longer than MaxPath.
+func TooDeep() error {
+	return &entryError{fmt.Sprintf("its path is longer than %d bytes; it is left out", MaxPath)}
+}
+
 // batchSize is the number of names that are read ahead in each directory on the
 // way down.
 const batchSize = 128
@@ -96,6 +106,9 @@ func (w *walk) step() error {
 	path := e.name
 	if top.node.Path != "" {
 		path = top.node.Path + "/" + e.name
+	}
+	if len(path) > MaxPath {
+		return w.v.Problem(path, TooDeep())
 	}
 	st, err := w.fs.Stat(e.ino)
 	if err != nil {

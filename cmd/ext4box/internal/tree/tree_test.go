@@ -136,6 +136,23 @@ func TestDeep(t *testing.T) {
 	}
 }
 
+// Paths end somewhere: directories in directories need memory for all of theirs.
+func TestTooDeep(t *testing.T) {
+	f := fake{}
+	name := strings.Repeat("n", 255)
+	for i := range ext4.Ino(500) {
+		f[1000+i] = []link{{name, 1001 + i}}
+	}
+	r := &recorder{}
+	if err := tree.Walk(f, 1000, r); err != nil {
+		t.Fatal(err)
+	}
+	const whole = tree.MaxPath / 256
+	if n := len(r.log); n != 2*(whole+1)+1 || !strings.HasPrefix(r.log[whole+1], "!") {
+		t.Errorf("%d calls for %d levels", n, whole)
+	}
+}
+
 type stopper struct{ recorder }
 
 func (s *stopper) Problem(string, error) error { return errStop }
