@@ -138,6 +138,7 @@ func (fs *FS) reapOrphans() error {
 		entries = append(entries, orphanEntry{ino, in.seed})
 		next = in.Dtime
 	}
+	fs.recovery.Orphans = len(entries)
 	fs.w.orphans.adopt(entries)
 	for _, e := range entries {
 		if err := fs.finishOrphan(e.ino); err != nil {

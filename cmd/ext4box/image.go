@@ -81,7 +81,7 @@ func openImage(spec string, o imageOptions, lock blockdev.Lock) (*ext4.FS, error
 	if err != nil {
 		return nil, err
 	}
-	journal, err := openJournal(o.Journal, lock)
+	journal, err := openJournal(&o, lock)
 	if err != nil {
 		dev.Close()
 		return nil, err
@@ -97,13 +97,13 @@ func openImage(spec string, o imageOptions, lock blockdev.Lock) (*ext4.FS, error
 	return fs, nil
 }
 
-// openJournal opens an external journal; none when spec is empty.
-func openJournal(spec string, lock blockdev.Lock) (blockdev.Device, error) {
-	if spec == "" {
+// openJournal opens an external journal; none where none is named.
+func openJournal(o *imageOptions, lock blockdev.Lock) (blockdev.Device, error) {
+	if o.Journal == "" {
 		return nil, nil
 	}
-	path, partition := blockdev.ParseSpec(spec)
-	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: true, Lock: lock, Partition: partition})
+	path, partition := blockdev.ParseSpec(o.Journal)
+	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: !o.Writable, Lock: lock, Partition: partition})
 	if err != nil {
 		return nil, fmt.Errorf("external journal: %w", err)
 	}
