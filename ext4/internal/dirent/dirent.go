@@ -234,15 +234,15 @@ func (m *matcher) hashed() []byte {
 // each walks the entries of a checked block until fn returns false, and tells
 // whether it came to the end.
 func (d *Dir) each(b []byte, fn func(off int, e *disk.DirEntry) bool) bool {
-	for off := 0; off < len(b); {
-		e, problem := disk.DecodeDirEntry(b, off, d.Filetype)
-		if problem != "" {
+	var e disk.DirEntry // one for all entries, since it escapes
+	for off := 0; off < len(b); off += e.RecLen {
+		var problem string
+		if e, problem = disk.DecodeDirEntry(b, off, d.Filetype); problem != "" {
 			return true // cannot be: the block is checked
 		}
 		if !fn(off, &e) {
 			return false
 		}
-		off += e.RecLen
 	}
 	return true
 }

@@ -35,15 +35,15 @@ func (d *Dir) entries(b *buffer.Buffer) ([]byte, error) {
 
 // walk calls fn for all records of an area, until it returns false.
 func (f *Format) walk(what string, area []byte, fn func(off int, e *disk.DirEntry) bool) error {
-	for off := 0; off < len(area); {
-		e, problem := disk.DecodeDirEntry(area, off, f.Filetype)
-		if problem != "" {
+	var e disk.DirEntry // one for all entries, since it escapes
+	for off := 0; off < len(area); off += e.RecLen {
+		var problem string
+		if e, problem = disk.DecodeDirEntry(area, off, f.Filetype); problem != "" {
 			return disk.Corruptf(what, "offset %d: %s", off, problem)
 		}
 		if !fn(off, &e) {
 			return nil
 		}
-		off += e.RecLen
 	}
 	return nil
 }
