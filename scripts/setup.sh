@@ -15,6 +15,7 @@ fio          fio         benchmarks
 util-linux   setpriv     mounting, loop devices, other users
 mount        losetup     loop devices
 fdisk        sfdisk      partition tables
+keyutils     keyctl      encrypted directories
 libcap2-bin  capsh       capabilities
 gcc          gcc         the race detector
 libc6-dev    -           the race detector
