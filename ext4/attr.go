@@ -55,10 +55,10 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 			in.GID = *a.GID
 		}
 		if a.Atime != nil {
-			in.Atime = timestamp(*a.Atime)
+			in.Atime = fs.timestamp(*a.Atime)
 		}
 		if a.Mtime != nil {
-			in.Mtime = timestamp(*a.Mtime)
+			in.Mtime = fs.timestamp(*a.Mtime)
 		}
 		if a.Flags != nil {
 			in.Flags = in.Flags&^settableFlags | disk.InodeFlags(*a.Flags)&settableFlags
@@ -68,7 +68,7 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 		}
 		in.Ctime = now()
 		if a.Ctime != nil {
-			in.Ctime = timestamp(*a.Ctime)
+			in.Ctime = fs.timestamp(*a.Ctime)
 		}
 		return fs.store(tx, in)
 	})
@@ -104,8 +104,20 @@ func (fs *FS) fits(in *inode, end int) bool {
 	return disk.InodeSizeOld+int(in.ExtraIsize) >= end
 }
 
-func timestamp(t time.Time) disk.Timestamp {
-	return disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
+// timestamp is a time as inodes can have it: what is too early or too late
+// becomes the first or the last such time, and inodes of the old size have whole
+// seconds.
+func (fs *FS) timestamp(t time.Time) disk.Timestamp {
+	const first, lastOld, last = -1 << 31, 1<<31 - 1, 1<<34 - 1<<31 - 1
+	end := int64(last)
+	ts := disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
+	if fs.geo.InodeSize == disk.InodeSizeOld {
+		end, ts.Nsec = lastOld, 0
+	}
+	if ts.Sec <= first || ts.Sec >= end {
+		ts = disk.Timestamp{Sec: min(max(ts.Sec, first), end)}
+	}
+	return ts
 }
 
 // Fsync returns once the inode, its content and its name are durable as they
@@ -123,7 +135,7 @@ func (fs *FS) Fsync(ino Ino) error {
 	if !dirty {
 		return fs.w.log.Sync()
 	}
-	return fs.w.log.Commit(tid)
+	return fs.w.log.Fsync(tid)
 }
 
 // Sync makes everything durable that was done before the call.

@@ -220,6 +220,7 @@ func (fs *FS) fastSpace() (clusters, inodes uint64, err error) {
 		if err != nil {
 			continue
 		}
+		in.put() // with fast commits nothing changes
 		if fd := fs.fastDir(in.ino); fd != nil && fd.Made && !in.inline() {
 			clusters++ // the kernel gives it a block when it replays
 		}
@@ -244,5 +245,6 @@ func (fs *FS) fastType(ino Ino) uint8 {
 	if err != nil {
 		return DTUnknown
 	}
+	defer in.put()
 	return uint8(in.Mode >> 12)
 }

@@ -166,7 +166,14 @@ func (fs *FS) storedInode(ino Ino) ([]byte, error) {
 		return nil, err
 	}
 	off := index % perBlock * fs.geo.InodeSize
-	return b.Data[off : off+fs.geo.InodeSize], nil
+	raw := b.Data[off : off+fs.geo.InodeSize]
+	if fs.w != nil {
+		// The orphan list changes inodes that others are about to read.
+		b.RLock()
+		defer b.RUnlock()
+		raw = append([]byte(nil), raw...)
+	}
+	return raw, nil
 }
 
 // loadInode reads and checks any inode, also a private one.

@@ -20,7 +20,7 @@ const maxOrphans = 1 << 20
 
 // orphanCost is the work of reading an inode, in units of following a run of
 // blocks.
-const orphanCost = 16
+const orphanCost = 32
 
 // findOrphans collects the inode numbers from the orphan list and the orphan
 // file. What cannot be read of them is logged and left out: it does not keep the

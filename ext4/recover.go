@@ -101,8 +101,12 @@ func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice) error {
 	if err := errors.Join(r.WriteHome(fs.base), j.Reset(log, r)); err != nil {
 		return err
 	}
+	blockSize := fs.geo.BlockSize
 	if err := fs.load(); err != nil {
 		return fmt.Errorf("after recovery of the journal: %w", err)
+	}
+	if fs.geo.BlockSize != blockSize {
+		return disk.Corruptf("superblock", "the journal changes the block size from %d to %d", blockSize, fs.geo.BlockSize)
 	}
 	return nil
 }
@@ -136,7 +140,7 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 	// No file has more blocks than the filesystem, whatever its size says.
 	o.LogBlocks = min(in.size>>fs.geo.BlockBits, fs.geo.BlocksCount)
 	j, err := journal.Load(&inodeReader{fs.snapshot(), in}, o)
-	if err != nil || j.Clean() {
+	if err != nil || j.Clean() && fs.readOnlyBecause() != "" {
 		return j, err
 	}
 	// A log is as long as it says only if it has a block of its own for each.

@@ -19,8 +19,13 @@ const (
 
 // Rename moves a name, in one transaction: after a crash it is wholly done or
 // not at all. Errors: ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL for a
-// directory into itself, EMLINK, ENOSPC.
+// directory into itself, EMLINK, ENOSPC. A whiteout belongs to root.
 func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32) error {
+	return fs.RenameAs(oldDir, oldName, newDir, newName, flags, 0, 0)
+}
+
+// RenameAs is Rename by somebody to whom a whiteout belongs.
+func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, flags, uid, gid uint32) error {
 	for _, name := range []string{oldName, newName} {
 		switch err := checkName(name); {
 		case errors.Is(err, syscall.EEXIST):
@@ -36,7 +41,7 @@ func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, fla
 		return syscall.EROFS
 	}
 	for {
-		err := fs.tryRename(oldDir, oldName, newDir, newName, flags)
+		err := fs.tryRename(oldDir, oldName, newDir, newName, flags, NewNode{Mode: disk.ModeChar, UID: uid, GID: gid})
 		if !errors.Is(err, errMoved) {
 			return err
 		}
@@ -44,7 +49,7 @@ func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, fla
 }
 
 // tryRename fails with errMoved when a name changes before everything is locked.
-func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32) error {
+func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32, whiteout NewNode) error {
 	ino, err := fs.Lookup(oldDir, oldName)
 	if err != nil {
 		return err
@@ -80,7 +85,7 @@ func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, 
 	}
 	r := rename{
 		fs: fs, oldDir: locked.get(oldDir), newDir: locked.get(newDir), oldName: oldName, newName: newName,
-		in: locked.get(ino), victim: locked.get(victim),
+		in: locked.get(ino), victim: locked.get(victim), whiteout: whiteout,
 	}
 	err = r.run(flags)
 	gone := err == nil && r.victim != nil && r.victim.Links == 0
@@ -117,6 +122,7 @@ type rename struct {
 	oldDir, newDir   *inode
 	oldName, newName string
 	in, victim       *inode // victim is nil where the new name is free
+	whiteout         NewNode
 }
 
 func (r *rename) run(flags uint32) error {
@@ -130,6 +136,9 @@ func (r *rename) run(flags uint32) error {
 	credits, revokes := fs.creditsAdd(r.newDir)
 	// The other directory, both "..", four inodes, an orphan and a whiteout.
 	credits += fs.openDir(r.oldDir).ChangeCredits() + 2 + 4 + creditsOrphan + balloc.CreditsAllocInode + 1
+	if flags&RenameWhiteout != 0 {
+		credits += creditsSetXattrs // it inherits ACLs
+	}
 	return fs.transact(credits, revokes, func(tx *journal.Handle) error {
 		if flags&RenameExchange != 0 {
 			return r.exchange(tx)
@@ -241,7 +250,8 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 		return err
 	}
 	w := &inode{}
-	if _, err := fs.prepare(w, r.oldDir, NewNode{Mode: disk.ModeChar}); err != nil {
+	attrs, err := fs.prepare(w, r.oldDir, r.whiteout)
+	if err != nil {
 		return err
 	}
 	ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{Parent: uint32(r.oldDir.ino)})
@@ -252,6 +262,11 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 	fs.nodes.Remove(uint64(ino))
 	if err := fs.editRaw(tx, w.ino, w.seed, func(raw []byte) { clear(raw) }); err != nil {
 		return err
+	}
+	if len(attrs) > 0 {
+		if err := fs.putXattrs(tx, w, attrs); err != nil {
+			return err
+		}
 	}
 	if err := fs.store(tx, w); err != nil {
 		return err

@@ -130,6 +130,8 @@ func (fs *FS) group(group uint32) (disk.GroupDesc, error) {
 		return disk.GroupDesc{}, err
 	}
 	off := group % fs.geo.DescPerBlock * fs.geo.DescSize
+	b.RLock() // an allocation may be about to change it
+	defer b.RUnlock()
 	return fs.decodeGroup(group, b.Data[off:off+fs.geo.DescSize])
 }
 

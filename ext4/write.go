@@ -23,10 +23,7 @@ type pendingRun = extent.Run
 
 // beginWrite is Begin for writing. The inode is locked.
 func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
-	switch {
-	case in.Flags&disk.FlagImmutable != 0:
-		return iomap.Mapping{}, syscall.EPERM
-	case off+n < off || off+n > fs.maxSize(in):
+	if off+n < off || off+n > fs.maxSize(in) {
 		return iomap.Mapping{}, syscall.EFBIG
 	}
 	blk := off >> fs.geo.BlockBits
@@ -133,7 +130,7 @@ func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
 		})
 	}
 	for lo := run.Block; lo < run.End(); {
-		credits, revokes := fs.creditsEdit(m.ConvertCredits(extent.Written))
+		credits, revokes := fs.creditsEdit(m.ConvertCredits())
 		err := fs.transact(credits+1, revokes, func(tx *journal.Handle) (err error) {
 			if lo, err = m.ConvertStep(tx, alloc, lo, run.End(), extent.Written); err != nil {
 				return err
@@ -220,7 +217,20 @@ func (fs *FS) End(ino Ino, off, n uint64) error {
 
 // WriteAt writes to a regular file through the mover, which grows as far as
 // needed. Data is on the device, if not yet durable, when it returns.
+//
+// EPERM: the file is immutable.
 func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
+	return fs.write(ino, p, off, disk.FlagImmutable)
+}
+
+// WriteBack is WriteAt for data that was accepted before, when the file may not
+// have been immutable yet.
+func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
+	return fs.write(ino, p, off, 0)
+}
+
+// write is WriteAt, except that the flags which forbid it are the caller's.
+func (fs *FS) write(ino Ino, p []byte, off int64, forbidden disk.InodeFlags) (int, error) {
 	if fs.w == nil {
 		return 0, syscall.EROFS
 	}
@@ -238,7 +248,12 @@ func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
 	in.io.RLock()
 	in.mu.RLock()
 	size, shared := in.size, aligned && !in.inline()
+	refused := in.Flags&forbidden != 0
 	in.mu.RUnlock()
+	if refused {
+		in.io.RUnlock()
+		return 0, syscall.EPERM
+	}
 	if !shared || pos > size && size%bs != 0 {
 		// A block that is filled from two sides, or an end of the file that is
 		// about to be inside of it: one at a time.

@@ -135,6 +135,9 @@ func (fs *FS) editRaw(tx *journal.Handle, ino Ino, seed uint32, edit func(raw []
 func (fs *FS) store(tx *journal.Handle, in *inode) error {
 	in.Inode.Size = in.size
 	in.Version++
+	if fs.geo.InodeSize == disk.InodeSizeOld { // has whole seconds
+		in.Atime.Nsec, in.Mtime.Nsec, in.Ctime.Nsec = 0, 0, 0
+	}
 	in.tid, in.dirty = tx.TID(), true
 	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) {
 		disk.EncodeInode(raw, &in.Inode, fs.sb.CreatorOS == disk.CreatorHurd)

@@ -23,9 +23,9 @@ func (fs *FS) Getxattr(ino Ino, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer in.runlock()
-	index, rest, ok := xattr.ParseName(name)
-	if !ok {
-		return nil, syscall.EOPNOTSUPP
+	index, rest, err := parseXattrName(name)
+	if err != nil {
+		return nil, err
 	}
 	areas, err := fs.xattrAreas(in)
 	if err != nil {
@@ -47,6 +47,19 @@ func (fs *FS) Getxattr(ino Ino, name string) ([]byte, error) {
 		return wire, nil
 	}
 	return nil, syscall.ENODATA
+}
+
+// parseXattrName splits the full name of an attribute. EOPNOTSUPP: ext4 stores
+// none of the kind; EINVAL: there is only the name of the kind.
+func parseXattrName(name string) (index uint8, rest string, err error) {
+	index, rest, ok := xattr.ParseName(name)
+	switch {
+	case !ok && index != 0:
+		err = syscall.EINVAL
+	case !ok:
+		err = syscall.EOPNOTSUPP
+	}
+	return index, rest, err
 }
 
 // Listxattr returns the full names of an inode's extended attributes, in the

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -30,16 +31,14 @@ const (
 // the mode expresses it. Errors: EEXIST, ENODATA, EOPNOTSUPP for names that ext4
 // does not store, ENOSPC when neither inode nor attribute block has room, E2BIG.
 func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
-	index, rest, ok := xattr.ParseName(name)
+	index, rest, err := parseXattrName(name)
 	switch {
-	case !ok:
-		return syscall.EOPNOTSUPP
+	case err != nil:
+		return err
 	case len(rest) > disk.NameMax:
 		return syscall.ERANGE
-	case len(value) > int(fs.geo.BlockSize):
-		return syscall.ENOSPC
 	}
-	if index == disk.XattrACLAccess || index == disk.XattrACLDefault {
+	if isACL(index) {
 		stored, ok := xattr.ACLToDisk(value)
 		if !ok {
 			return syscall.EINVAL
@@ -64,6 +63,8 @@ func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
 			return nil, syscall.EEXIST
 		case i < 0 && flags&XattrReplace != 0:
 			return nil, syscall.ENODATA
+		case len(value) > int(fs.geo.BlockSize):
+			return nil, syscall.ENOSPC
 		}
 		if index == disk.XattrACLAccess {
 			mode, exact, ok := xattr.ACLMode(value, in.Mode)
@@ -87,11 +88,12 @@ func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
 	})
 }
 
-// Removexattr removes an extended attribute. ENODATA: there is none.
+// Removexattr removes an extended attribute. ENODATA: there is none, and it is
+// no ACL.
 func (fs *FS) Removexattr(ino Ino, name string) error {
-	index, rest, ok := xattr.ParseName(name)
-	if !ok {
-		return syscall.EOPNOTSUPP
+	index, rest, err := parseXattrName(name)
+	if err != nil {
+		return err
 	}
 	in, err := fs.wlock(ino)
 	if err != nil {
@@ -101,13 +103,21 @@ func (fs *FS) Removexattr(ino Ino, name string) error {
 	if in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0 {
 		return syscall.EPERM
 	}
-	return fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, error) {
+	err = fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, error) {
 		i := findXattr(attrs, index, rest)
 		if i < 0 {
 			return nil, syscall.ENODATA
 		}
 		return append(attrs[:i], attrs[i+1:]...), nil
 	})
+	if isACL(index) && errors.Is(err, syscall.ENODATA) {
+		return nil // a file without ACL has one, its mode, which stays
+	}
+	return err
+}
+
+func isACL(index uint8) bool {
+	return index == disk.XattrACLAccess || index == disk.XattrACLDefault
 }
 
 func findXattr(attrs []xattr.Attr, index uint8, name string) int {

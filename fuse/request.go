@@ -21,6 +21,10 @@ func (r *Request) Interrupted() bool { return r.w.interrupted.Load() == r.Unique
 // allocation, so do it only before waiting.
 func (r *Request) Done() <-chan struct{} { return r.w.done() }
 
+// InvalAttr makes the kernel ask again for the attributes of the inode r.NodeID, which the caller must
+// have open: the kernel waits for inodes that it is about to drop.
+func (r *Request) InvalAttr() error { return r.w.s.NotifyInvalInode(r.NodeID, -1, 0) }
+
 // SecurityContexts returns the names (such as "security.selinux") and values of the security
 // attributes that the new inode must get (InitSecurityCtx). Both alias the request buffer.
 func (r *Request) SecurityContexts() iter.Seq2[string, []byte] {

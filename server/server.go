@@ -58,6 +58,9 @@ func (s *Server) Params() fuse.Params {
 		MaxBackground: maxBackground,
 		TimeGran:      1,
 	}
+	if s.fs.Info().InodeSize == 128 {
+		p.TimeGran = 1e9 // there is no room for less
+	}
 	if s.writable {
 		// The kernel keeps data, size and times of files until it writes back.
 		p.Flags |= fuse.InitWritebackCache | fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt

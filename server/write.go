@@ -115,7 +115,7 @@ func (s *Server) Rmdir(r *fuse.Request, name string) syscall.Errno {
 
 // Rename moves a name.
 func (s *Server) Rename(r *fuse.Request, in *fuse.RenameIn, oldName, newName string) syscall.Errno {
-	return s.errno(r, s.fs.Rename(inode(r.NodeID), oldName, inode(in.NewDir), newName, in.Flags))
+	return s.errno(r, s.fs.RenameAs(inode(r.NodeID), oldName, inode(in.NewDir), newName, in.Flags, r.UID, r.GID))
 }
 
 // Write writes through the mover.
@@ -124,6 +124,9 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 		return 0, syscall.EFBIG
 	}
 	ino := inode(r.NodeID)
+	if in.WriteFlags&fuse.WriteCache != 0 {
+		return s.writeBack(r, ino, data, int64(in.Offset))
+	}
 	if err := s.fs.KillPriv(ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
 		return 0, s.errno(r, err)
 	}
@@ -132,6 +135,17 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 		return 0, s.errno(r, err)
 	}
 	return n, 0
+}
+
+// writeBack writes what the kernel has had in its cache, for a program that may
+// be long gone: the kernel took away privileges when it accepted the data, and
+// those that the file has now it got later. It does not look at how much was
+// written, and would take the rest for written too.
+func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64) (int, syscall.Errno) {
+	if _, err := s.fs.WriteBack(ino, data, off); err != nil {
+		return 0, s.errno(r, err)
+	}
+	return len(data), 0
 }
 
 // Fallocate changes how a range is backed.
@@ -183,9 +197,17 @@ func (s *Server) Removexattr(r *fuse.Request, name string) syscall.Errno {
 	return s.errno(r, s.fs.Removexattr(inode(r.NodeID), name))
 }
 
-// Fsync and Fsyncdir make an inode durable.
+// Fsync and Fsyncdir make an inode durable. By then the blocks of a file are
+// known, and the kernel, which keeps all other attributes of what it writes back
+// up to date, is to learn how many they are.
 func (s *Server) Fsync(r *fuse.Request, _ *fuse.FsyncIn) syscall.Errno {
-	return s.errno(r, s.fs.Fsync(inode(r.NodeID)))
+	if err := s.fs.Fsync(inode(r.NodeID)); err != nil {
+		return s.errno(r, err)
+	}
+	if err := r.InvalAttr(); err != nil {
+		s.log.Warn("outdated attributes", "nodeid", r.NodeID, "error", err)
+	}
+	return 0
 }
 
 func (s *Server) Fsyncdir(r *fuse.Request, _ *fuse.FsyncIn) syscall.Errno {

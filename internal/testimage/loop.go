@@ -146,7 +146,12 @@ func tryMount(tb testing.TB, img *Image, flags uintptr, readOnly bool, options s
 		m.loops = append(m.loops, journal)
 		options = strings.TrimPrefix(options+",journal_path="+journal.path, ",")
 	}
-	if err := unix.Mount(dev.path, m.Dir, "ext4", flags, options); err != nil {
+	err = unix.Mount(dev.path, m.Dir, "ext4", flags, options)
+	for i := 0; errors.Is(err, unix.EBUSY) && i < 100; i++ {
+		time.Sleep(10 * time.Millisecond) // somebody looks at the new device
+		err = unix.Mount(dev.path, m.Dir, "ext4", flags, options)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("the kernel does not mount %s (%s): %w", img.Path, options, err)
 	}
 	m.mounted, m.Device = true, dev.path

@@ -169,6 +169,12 @@ func TestTwistedIndexes(t *testing.T) {
 		for _, index := range []bool{true, false} {
 			for _, large := range []bool{true, false} {
 				t.Run(name, func(t *testing.T) {
+					if index && large && strings.Contains(name, " is ") {
+						r := load(t, hostileShape(false, large), slices.Concat(blocks...), index)
+						if err := r.add("short", 77); !errors.Is(err, syscall.EUCLEAN) || r.touched != 0 {
+							t.Errorf("adding: %v, %d blocks touched", err, r.touched)
+						}
+					}
 					abuse(t, load(t, hostileShape(false, large), slices.Concat(blocks...), index), long(200, 7), 0)
 				})
 			}

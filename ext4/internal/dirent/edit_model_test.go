@@ -2,6 +2,7 @@ package dirent_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -382,54 +383,89 @@ func TestPositionsThatAreNone(t *testing.T) {
 	}
 }
 
-// TestEncryptedCasefolded lists a directory in which the hashes, which need the
-// key, are stored, by position, and removes from it.
-func TestEncryptedCasefolded(t *testing.T) {
-	r := newRig(t, rigShape{blockSize: 1024, format: rigFormat()})
+// storedHashes makes a directory as encryption and casefolding together do, with
+// n names of ciphertext and, behind each, the hash that needs the key.
+func storedHashes(t *testing.T, n int, hash func(i int) (major, minor uint32)) *rig {
+	t.Helper()
+	r := newRig(t, rigShape{blockSize: 65536, format: rigFormat()})
 	r.init()
-	b := make([]byte, 1024)
-	if _, err := r.dev.ReadAt(b, rigStart*1024); err != nil {
-		t.Fatal(err)
-	}
+	b := r.raw()
 	disk.SetDirRecLen(b, 12, 12)
 	off := 24
-	for i := range 20 {
-		e := disk.DirEntry{Inode: uint32(50 + i), RecLen: 16 + 8 + 8, FileType: 1, Name: fmt.Appendf(nil, "\x00/cipher %04d", i)}
-		if i == 19 {
-			e.RecLen = 1024 - off
+	for i := range n {
+		e := disk.DirEntry{Inode: uint32(50 + i), RecLen: 24 + 8, FileType: 1, Name: fmt.Appendf(nil, "\x00/cipher %05d", i)}
+		if i == n-1 {
+			e.RecLen = len(b) - off
 		}
 		disk.EncodeDirEntry(b, off, &e, true)
-		b[off+24] = byte(2 * (20 - i)) // the hash
+		major, minor := hash(i)
+		binary.LittleEndian.PutUint32(b[off+24:], major)
+		binary.LittleEndian.PutUint32(b[off+28:], minor)
 		off += e.RecLen
 	}
-	if _, err := r.dev.WriteAt(b, rigStart*1024); err != nil {
+	if _, err := r.dev.WriteAt(b, int64(rigStart*r.blockSize)); err != nil {
 		t.Fatal(err)
 	}
 	r.forget()
-	open := func() *dirent.Dir {
-		d := r.open()
-		d.Casefold, d.RawNames = true, true
-		return d
-	}
-	l := &reading{seen: map[string]int{}}
-	order := []uint32{}
-	if err := open().ReadByHash(0, func(e dirent.Entry) bool { order = append(order, e.Ino); return true }); err != nil {
+	return r
+}
+
+func (r *rig) openEncrypted() *dirent.Dir {
+	d := r.open()
+	d.Casefold, d.RawNames = true, true
+	return d
+}
+
+// TestEncryptedCasefolded lists by stored hashes, and removes.
+func TestEncryptedCasefolded(t *testing.T) {
+	r := storedHashes(t, 20, func(i int) (uint32, uint32) { return uint32(2 * (20 - i)), 1 })
+	var order []uint32
+	if err := r.openEncrypted().ReadByHash(0, func(e dirent.Entry) bool { order = append(order, e.Ino); return true }); err != nil {
 		t.Fatal(err)
 	}
 	if len(order) != 22 || order[2] != 69 || order[21] != 50 {
 		t.Errorf("order is %v", order)
 	}
-	for !l.end {
-		l.step(t, open().ReadByHash, 3)
-	}
-	l.finish(t, nil)
 	if err := r.change(func(_ *dirent.Dir, tx buffer.Tx, _ dirent.Grow) error {
-		n, err := open().Remove(tx, "\x00/cipher 0007")
+		n, err := r.openEncrypted().Remove(tx, "\x00/cipher 00007")
 		if n != 57 {
 			t.Errorf("inode %d", n)
 		}
 		return err
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCrowd lists names that all agree in both hashes, so that only a few bits
+// tell their positions apart, from each of these positions.
+func TestCrowd(t *testing.T) {
+	for _, hash := range []uint32{0, 2, 0x7FFFFFFF << 1} {
+		r := storedHashes(t, 100, func(int) (uint32, uint32) { return hash, 1 })
+		l := &reading{seen: map[string]int{}, since: map[string]bool{".": true, "..": true}}
+		for i := range 100 {
+			l.since[fmt.Sprintf("\x00/cipher %05d", i)] = true
+		}
+		for !l.end {
+			l.step(t, r.openEncrypted().ReadByHash, 1)
+		}
+		l.finish(t, nil)
+	}
+	// More than there are positions for: what is lost is lost without a panic, a
+	// repetition or an endless listing.
+	r := storedHashes(t, 1000, func(int) (uint32, uint32) { return 2, 1 })
+	l := &reading{seen: map[string]int{}}
+	if err := r.openEncrypted().ReadByHash(0, func(e dirent.Entry) bool { l.seen[string(e.Name)]++; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if l.finish(t, nil); len(l.seen) != 1002 {
+		t.Errorf("%d names are listed at once", len(l.seen))
+	}
+	l = &reading{seen: map[string]int{}}
+	for !l.end {
+		l.step(t, r.openEncrypted().ReadByHash, 1)
+	}
+	if l.finish(t, nil); len(l.seen) < 250 {
+		t.Errorf("%d names are listed one by one", len(l.seen))
 	}
 }

@@ -1,6 +1,7 @@
 package dirent_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/disktest"
 )
 
 var rigSeed = [4]uint32{0xDEADBEEF, 2, 3, 4}
@@ -362,6 +364,47 @@ func positions(t *testing.T, r *rig) map[string]int64 {
 		at[name] = lo
 	}
 	return at
+}
+
+// TestRemoveJoins wants a removed record joined to the one before it and wiped,
+// or emptied where there is none.
+func TestRemoveJoins(t *testing.T) {
+	f := rigFormat()
+	f.Index = false
+	r := newRig(t, rigShape{blockSize: 1024, csum: true, format: f})
+	r.init()
+	for i := range 12 {
+		r.mustAdd(long(200, i), uint32(100+i))
+	}
+	tail := func(b []byte) []byte {
+		disk.SealDirLeaf(seed, b)
+		return b
+	}
+	entry := func(i, recLen int) disktest.Entry {
+		return disktest.Entry{Ino: uint32(100 + i), Type: disk.FTReg, Name: long(200, i), RecLen: recLen}
+	}
+	for _, c := range []struct {
+		remove int
+		want   []disktest.Entry
+	}{
+		// Four names are in the first block behind the dots, also four in the second.
+		{5, []disktest.Entry{entry(4, 416), entry(6, 208), entry(7, 388)}},
+		{6, []disktest.Entry{entry(4, 624), entry(7, 388)}},
+		{4, []disktest.Entry{{RecLen: 624}, entry(7, 388)}},
+		{7, []disktest.Entry{{RecLen: 1012}}},
+	} {
+		if n, err := r.remove(long(200, c.remove)); err != nil || n != uint32(100+c.remove) {
+			t.Fatalf("%d, %v", n, err)
+		}
+		if got, want := r.raw()[1024:2048], tail(disktest.DirBlock(1024, true, c.want...)); !bytes.Equal(got, want) {
+			t.Errorf("without %d the block is %x, not %x", c.remove, got, want)
+		}
+	}
+	// The room of all of them is that of one record again.
+	r.mustAdd(long(200, 50), 150)
+	if got, want := r.raw()[1024:2048], tail(disktest.DirBlock(1024, true, entry(50, 1012))); !bytes.Equal(got, want) {
+		t.Errorf("the block is %x, not %x", got, want)
+	}
 }
 
 // TestFeatureGone writes into an indexed directory of a filesystem that has lost

@@ -31,22 +31,18 @@ func (m *Map) RemoveCredits() Credits {
 	if !m.Tree {
 		return Credits{Blocks: 1, Frees: maxLevels}
 	}
-	// Either an extent is split, or nodes become fewer: then each on the path and
-	// a sibling of each can change and go.
+	// An extent is split; or nodes become fewer, when on each level the one on the
+	// path and a sibling can change and go.
 	c := m.spliceCredits(1, 1)
-	depth := m.depth()
-	return Credits{Blocks: max(c.Blocks, 2*depth), Allocs: c.Allocs, Frees: max(c.Frees, 2*depth)}
+	c.Frees = max(c.Frees, 2*m.depth())
+	return c
 }
 
 // ConvertCredits is what one ConvertStep takes.
-func (m *Map) ConvertCredits(to State) Credits {
-	// Splitting at both ends adds two extents. If they become unwritten, which
-	// cannot be as long, each extent of a leaf may be cut in two.
-	add := 2
-	if to == Unwritten {
-		add += disk.ExtentNodeCapacity(m.Cache.BlockSize())
-	}
-	return m.spliceCredits(1, add)
+func (m *Map) ConvertCredits() Credits {
+	// Splitting at both ends adds two extents; becoming unwritten, which cannot
+	// be as long, may cut each extent of the leaf in two.
+	return m.spliceCredits(1, disk.ExtentNodeCapacity(m.Cache.BlockSize()))
 }
 
 // ShiftCredits is what one ShiftStep takes.
@@ -64,9 +60,11 @@ func (m *Map) spliceCredits(n, add int) Credits {
 	c := Credits{Blocks: n * depth}
 	height := 0
 	for ; height < depth; height++ {
-		// Each splice adds nodes for what it adds, rounded up, in the worst case
-		// to a node that is full; the new nodes are entries one level up.
-		add = min(add, n+add/capacity)
+		// In the worst case each splice meets a full node, and needs new ones for
+		// what it adds, rounded up. They are entries one level up.
+		if add > n {
+			add = n + (add-n)/capacity
+		}
 		c.Allocs += add
 	}
 	// Where the root overflows, its few entries move to a node that has room for

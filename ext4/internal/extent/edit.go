@@ -43,9 +43,10 @@ func (m *Map) Init(tree bool) {
 }
 
 // Insert maps the file blocks of r, which must be a hole. Extents that continue
-// each other are merged. ENOSPC, EDQUOT (from the allocator): nothing has
-// changed. EFBIG: r ends beyond what the map can hold; EOPNOTSUPP: r is
-// unwritten and the map not a tree. With another error the map is corrupt.
+// each other are merged. ENOSPC and EDQUOT (from the allocator), EFBIG (r ends
+// beyond what the map can hold) and EOPNOTSUPP (r is unwritten and the map not a
+// tree) leave everything as it was. With another error something is corrupt, and
+// the blocks of r, which may be mapped, must not be freed.
 //
 // The transaction needs [Map.InsertCredits].
 func (m *Map) Insert(tx buffer.Tx, a Allocator, r Run) error {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -75,6 +76,21 @@ func TestEditsThatCannotBe(t *testing.T) {
 			g.check()
 		}
 	}
+}
+
+// TestInsertIntoNextLeaf has a run that starts behind the end of a leaf and ends
+// in the next.
+func TestInsertIntoNextLeaf(t *testing.T) {
+	g := newRig(t, disktest.Geometry(t, 1024, editBlocks), true, true)
+	for i := range uint64(85) {
+		g.must(g.insert(scattered(3 * i)))
+	}
+	if err := g.m.Insert(g.tx, g.nodes, written(83*3+1, 3, 1<<20)); !errors.Is(err, syscall.EUCLEAN) {
+		t.Errorf("%v", err)
+	}
+	g.check()
+	g.must(g.insert(written(83*3+1, 2, 1<<20)))
+	g.check()
 }
 
 // TestEmptyRanges has edits of nothing, and of what is beyond any file.
@@ -214,46 +230,51 @@ func TestFailureToFree(t *testing.T) {
 	}
 }
 
+// patch changes a byte of a node on the device, and its checksum.
+func (g *rig) patch(blk uint64, at int, v byte) {
+	g.Helper()
+	b := make([]byte, g.geo.BlockSize)
+	_, err := g.dev.ReadAt(b, int64(blk)*int64(len(b)))
+	g.must(err)
+	b[at] = v
+	disktest.SealExtentNode(seed, b)
+	_, err = g.dev.WriteAt(b, int64(blk)*int64(len(b)))
+	g.must(err)
+}
+
 // TestEditDamagedTrees has trees that a lookup bears with, and edits do not.
 func TestEditDamagedTrees(t *testing.T) {
 	geo := disktest.Geometry(t, 1024, editBlocks)
-	leaf := func(g *rig, entries ...disktest.Extent) uint64 {
-		b := disktest.ExtentNode(1024, 0, entries...)
-		disktest.SealExtentNode(seed, b)
-		blk, _ := g.nodes.AllocNode(g.tx, 1)
-		if _, err := g.dev.WriteAt(b, int64(blk)*1024); err != nil {
-			t.Fatal(err)
-		}
-		return blk
-	}
 	w := disktest.Written
 	for what, build := range map[string]func(g *rig) []byte{
-		"empty leaf": func(g *rig) []byte { return root(1, w(5, 0, leaf(g))) },
+		"empty leaf": func(g *rig) []byte {
+			b := g.store(0, 84, disktest.Written(0, 0, 0))
+			g.patch(b.Start, 2, 0)
+			return root(1, b)
+		},
 		"leaf that starts behind its index": func(g *rig) []byte {
-			return root(1, w(5, 0, leaf(g, w(6, 1, 1000))))
+			return root(1, w(5, 0, g.store(0, 84, w(6, 1, 1000)).Start))
 		},
 		"leaf that starts before its index": func(g *rig) []byte {
-			return root(1, w(5, 0, leaf(g, w(4, 1, 1000))))
+			return root(1, w(5, 0, g.store(0, 84, w(4, 1, 1000)).Start))
 		},
 		"leaf that reaches into the next": func(g *rig) []byte {
-			return root(1, w(5, 0, leaf(g, w(5, 10, 1000))), w(14, 0, leaf(g, w(14, 1, 2000))))
+			return root(1, g.store(0, 84, w(5, 10, 1000)), g.store(0, 84, w(14, 1, 2000)))
+		},
+		"node that reaches into the next": func(g *rig) []byte {
+			a, b, c := g.store(0, 84, w(5, 1, 1000)), g.store(0, 84, w(15, 1, 1500)), g.store(0, 84, w(14, 1, 2000))
+			return root(2, g.store(1, 84, a, b), g.store(1, 84, c))
 		},
 		"one leaf twice": func(g *rig) []byte {
-			blk := leaf(g, w(5, 1, 1000))
-			return root(1, w(5, 0, blk), w(7, 0, blk))
+			leaf := g.store(0, 84, w(5, 1, 1000))
+			return root(1, leaf, w(7, 0, leaf.Start))
 		},
 		"full to the greatest depth": func(g *rig) []byte {
-			blk := leaf(g, w(5, 1, 1000))
-			for depth := 1; depth < disk.ExtentMaxDepth; depth++ {
-				b := disktest.ExtentNode(1024, depth, w(5, 0, blk))
-				b[4] = 1
-				disktest.SealExtentNode(seed, b)
-				blk, _ = g.nodes.AllocNode(g.tx, 1)
-				if _, err := g.dev.WriteAt(b, int64(blk)*1024); err != nil {
-					t.Fatal(err)
-				}
+			e := w(5, 1, 1000)
+			for depth := range disk.ExtentMaxDepth {
+				e = g.store(depth, max(1, 84-84*depth), e)
 			}
-			b := root(disk.ExtentMaxDepth, w(5, 0, blk))
+			b := root(disk.ExtentMaxDepth, e)
 			b[4] = 1
 			return b
 		},
@@ -265,7 +286,7 @@ func TestEditDamagedTrees(t *testing.T) {
 			"shift up":   func(g *rig) error { return g.m.Shift(g.tx, g.nodes, 4, 1) },
 			"shift down": func(g *rig) error { return g.m.Shift(g.tx, g.nodes, 4, -1) },
 		}
-		if what == "leaf that reaches into the next" {
+		if strings.HasSuffix(what, "reaches into the next") {
 			// From the end, there is no next one when the first gets its turn.
 			delete(edits, "remove")
 			delete(edits, "shift up")

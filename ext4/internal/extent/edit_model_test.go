@@ -245,17 +245,7 @@ func (g *rig) small(pick draw) {
 		}
 		var above []disktest.Extent
 		for part := range slices.Chunk(level, max(fill, 2)) {
-			b := disktest.ExtentNode(int(g.geo.BlockSize), depth, part...)
-			b[4] = byte(max(limit, len(part)))
-			disktest.SealExtentNode(seed, b)
-			if !g.m.Sums.Metadata {
-				clear(b[disk.ExtentHeaderSize+disk.ExtentEntrySize*int(b[4]):])
-			}
-			at, _ := g.nodes.AllocNode(g.tx, 1)
-			if _, err := g.dev.WriteAt(b, int64(at)*int64(len(b))); err != nil {
-				g.Fatal(err)
-			}
-			above = append(above, disktest.Written(part[0].Block, 0, at))
+			above = append(above, g.store(depth, max(limit, len(part)), part...))
 		}
 		level = above
 		depth++

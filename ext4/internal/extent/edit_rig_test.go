@@ -376,7 +376,7 @@ func (g *rig) convert(lo, hi uint64, to extent.State) error {
 	g.Helper()
 	for lo < hi {
 		rest := lo
-		err := g.edit("convert", g.m.ConvertCredits(to), func() (err error) {
+		err := g.edit("convert", g.m.ConvertCredits(), func() (err error) {
 			rest, err = g.m.ConvertStep(g.tx, g.nodes, lo, hi, to)
 			return err
 		})

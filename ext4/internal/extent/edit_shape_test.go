@@ -218,6 +218,36 @@ func TestIndirectNodes(t *testing.T) {
 	}
 }
 
+// store puts a node on the device, and returns the index entry for it.
+func (g *rig) store(depth, limit int, entries ...disktest.Extent) disktest.Extent {
+	g.Helper()
+	b := disktest.ExtentNode(int(g.geo.BlockSize), depth, entries...)
+	b[4], b[5] = byte(limit), byte(limit>>8)
+	disktest.SealExtentNode(seed, b)
+	blk, err := g.nodes.AllocNode(g.tx, 1)
+	g.must(err)
+	_, err = g.dev.WriteAt(b, int64(blk)*int64(len(b)))
+	g.must(err)
+	return disktest.Written(entries[0].Block, 0, blk)
+}
+
+// TestNodesOfOne has nodes with room for one entry each, so that an insert before
+// all others splits every node and changes every key.
+func TestNodesOfOne(t *testing.T) {
+	g := newRig(t, disktest.Geometry(t, 1024, editBlocks), true, true)
+	entry := disktest.Written(10, 1, 1<<20)
+	for depth := range 3 {
+		entry = g.store(depth, 1, entry)
+	}
+	copy(g.m.Root, root(3, entry))
+	g.want.put(written(10, 1, 1<<20))
+	g.check()
+	g.must(g.insert(written(5, 1, 1<<21)))
+	g.check()
+	g.must(g.insert(written(4, 1, 1<<22)))
+	g.check()
+}
+
 // TestCreditsAreTight sees that what is asked for is really needed in the worst
 // case: all nodes on the way are full.
 func TestCreditsAreTight(t *testing.T) {
@@ -237,6 +267,26 @@ func TestCreditsAreTight(t *testing.T) {
 		g.must(g.insert(scattered(1)))
 		if n := len(g.tx.touched); n != c.Blocks || g.nodes.allocs != c.Allocs {
 			t.Errorf("depth %d: an insert into full nodes touches %d and allocates %d, credits %+v", depth, n, g.nodes.allocs, c)
+		}
+	}
+}
+
+// TestRemoveFreesAll removes the second of two extents, each of which has a
+// branch of its own, so that all nodes go.
+func TestRemoveFreesAll(t *testing.T) {
+	for depth := 1; depth <= disk.ExtentMaxDepth; depth++ {
+		g := newRig(t, disktest.Geometry(t, 1024, editBlocks), true, true)
+		a, b := disktest.Written(10, 1, 1<<20), disktest.Written(20, 1, 1<<21)
+		for d := range depth {
+			a, b = g.store(d, 84, a), g.store(d, 84, b)
+		}
+		copy(g.m.Root, root(depth, a, b))
+		g.want.put(written(10, 1, 1<<20), written(20, 1, 1<<21))
+		g.check()
+		c := g.m.RemoveCredits()
+		g.must(g.remove(20, 21, 1))
+		if g.check(); g.depth() != 0 || g.nodes.frees != 2*depth || c.Frees != 2*depth {
+			t.Errorf("depth %d becomes %d, %d nodes freed, credits %+v", depth, g.depth(), g.nodes.frees, c)
 		}
 	}
 }

@@ -95,8 +95,5 @@ func (m *Map) shiftUp(tx buffer.Tx, a Allocator, lo, hi, d uint64) (restLo, rest
 	if err := m.rewrite(tx, a, &p, i, j, list); err != nil {
 		return lo, hi, err
 	}
-	if i > 0 {
-		restHi = lo
-	}
 	return lo, restHi, nil
 }

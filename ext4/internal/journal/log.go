@@ -312,6 +312,22 @@ func (l *Log) wait(t *transaction) error {
 	}
 }
 
+// Fsync returns once transaction tid is durable, and what was written to the
+// filesystem's device before the call, which may be long after the commit.
+func (l *Log) Fsync(tid uint32) error {
+	if err := l.abortErr(syscall.EIO); err != nil {
+		return err
+	}
+	running := l.running.Load()
+	if err := l.Commit(tid); err != nil {
+		return err
+	}
+	if running.tid == tid && running.flushed {
+		return nil
+	}
+	return l.flushData()
+}
+
 // Sync makes everything durable that has been changed, through handles that
 // have ended, or written to the filesystem's device.
 func (l *Log) Sync() error {
@@ -334,9 +350,14 @@ func (l *Log) Sync() error {
 			return nil
 		}
 	}
+	return l.flushData()
+}
+
+// flushData makes durable what was written to the filesystem's device. The
+// device may have dropped more than that when it fails: blocks that a checkpoint
+// has written and is about to flush, in vain.
+func (l *Log) flushData() error {
 	if err := l.flushHome(); err != nil {
-		// The device may have dropped blocks that a checkpoint has written and
-		// is about to flush, in vain.
 		l.stop(err)
 		return l.abortErr(syscall.EIO)
 	}

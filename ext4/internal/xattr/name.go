@@ -24,7 +24,8 @@ var prefixes = []struct {
 }
 
 // ParseName splits a full attribute name into its stored number and rest. ok is
-// false for names that ext4 does not store.
+// false for names that ext4 does not store; index is then 0, unless the name is
+// no more than one of the prefixes.
 func ParseName(full string) (index uint8, name string, ok bool) {
 	switch full {
 	case NameACLAccess:

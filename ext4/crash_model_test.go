@@ -1,0 +1,426 @@
+package ext4_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"ext4box/blockdev/blocktest"
+	"ext4box/ext4"
+)
+
+// A crashNode is a file of the model. It never changes: a change makes a copy.
+type crashNode struct {
+	id     int
+	mode   uint32
+	data   []byte // of a regular file
+	target string
+	xattrs map[string]string
+}
+
+// A crashTree is what an actor's directory has, by path; the actor's directory
+// itself is "".
+type crashTree map[string]*crashNode
+
+// A crashStep is one operation of an actor, and what it leaves.
+type crashStep struct {
+	what  string
+	start int64 // tick
+	tree  crashTree
+	file  int  // the id of the file whose content it changes
+	meta  bool // a transaction knows of it, so it is behind all before it
+	grows bool // the size may have any value in between
+	zeros [2]int
+}
+
+// A crashPromise says that from a tick on the steps up to one are durable: all,
+// or those about one file and what was committed before them.
+type crashPromise struct {
+	tick int64
+	step int
+	file int // 0: all
+}
+
+// A crashActor works in a directory of its own and notes what it did.
+type crashActor struct {
+	fs       *ext4.FS
+	clock    *blocktest.Clock
+	rng      *rand.Rand
+	dir      string
+	inos     map[int]ext4.Ino
+	steps    []crashStep
+	promises []crashPromise
+	nextID   int
+	held     []ext4.Ino
+}
+
+// newCrashActor makes the actor's directory, which is durable from then on.
+func newCrashActor(fs *ext4.FS, clock *blocktest.Clock, dir string, seed uint64) (*crashActor, error) {
+	a := &crashActor{fs: fs, clock: clock, rng: rand.New(rand.NewPCG(seed, 77)), dir: dir, inos: map[int]ext4.Ino{}, nextID: 2}
+	ino, err := fs.Create(ext4.RootIno, dir, ext4.NewNode{Mode: syscall.S_IFDIR | 0o755})
+	if err != nil {
+		return nil, err
+	}
+	a.inos[1] = ino
+	a.steps = []crashStep{{what: "start", tree: crashTree{"": {id: 1, mode: syscall.S_IFDIR}}}}
+	return a, fs.Sync()
+}
+
+func (a *crashActor) now() crashTree { return a.steps[len(a.steps)-1].tree }
+
+// do carries an operation out and notes it. An operation that the filesystem
+// does not have changes nothing. After any other error the actor must stop.
+func (a *crashActor) do(s crashStep, op func() error, change func(t crashTree)) error {
+	s.start = a.clock.Now()
+	if err := op(); errors.Is(err, syscall.EOPNOTSUPP) {
+		return nil
+	} else if err != nil {
+		a.note(s, change) // it may have been done
+		return fmt.Errorf("%s: %w", s.what, err)
+	}
+	a.note(s, change)
+	return nil
+}
+
+func (a *crashActor) note(s crashStep, change func(t crashTree)) {
+	s.tree = maps.Clone(a.now())
+	change(s.tree)
+	a.steps = append(a.steps, s)
+}
+
+func (a *crashActor) ino(p string) ext4.Ino { return a.inos[a.now()[p].id] }
+
+func splitPath(p string) (dir, name string) {
+	dir, name = path.Split(p)
+	return strings.TrimSuffix(dir, "/"), name
+}
+
+func (a *crashActor) create(p string, mode uint32, target string) error {
+	dir, name := splitPath(p)
+	id := a.nextID
+	a.nextID++
+	return a.do(crashStep{what: "create " + p, file: id, meta: true}, func() error {
+		ino, err := a.fs.Create(a.ino(dir), name, ext4.NewNode{Mode: mode | 0o644, Target: target})
+		a.inos[id] = ino
+		return err
+	}, func(t crashTree) { t[p] = &crashNode{id: id, mode: mode, target: target} })
+}
+
+// tmpfile makes a file with content and only then a name for it.
+func (a *crashActor) tmpfile(p string, n int) error {
+	dir, name := splitPath(p)
+	id := a.nextID
+	a.nextID++
+	data := a.pattern(n)
+	return a.do(crashStep{what: "tmpfile " + p, file: id, meta: true}, func() error {
+		ino, err := a.fs.Tmpfile(a.ino(dir), ext4.NewNode{Mode: 0o644})
+		if err != nil {
+			return err
+		}
+		a.inos[id] = ino
+		if _, err := a.fs.WriteAt(ino, data, 0); err != nil {
+			return errors.Join(err, a.fs.Unhold(ino, 1))
+		}
+		return errors.Join(a.fs.Link(ino, a.ino(dir), name), a.fs.Unhold(ino, 1))
+	}, func(t crashTree) { t[p] = &crashNode{id: id, mode: syscall.S_IFREG, data: data} })
+}
+
+// pattern is content that no other write has and that is nowhere zero.
+func (a *crashActor) pattern(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(1 + a.rng.IntN(255))
+	}
+	return p
+}
+
+// each replaces a file under all its names.
+func (t crashTree) each(id int, change func(n *crashNode)) {
+	var c *crashNode
+	for p, n := range t {
+		if n.id != id {
+			continue
+		}
+		if c == nil {
+			copied := *n
+			c = &copied
+			change(c)
+		}
+		t[p] = c
+	}
+}
+
+// put is old with p at off.
+func put(old, p []byte, off int) []byte {
+	n := make([]byte, max(len(old), off+len(p)))
+	copy(n, old)
+	copy(n[off:], p)
+	return n
+}
+
+func (a *crashActor) write(p string, off, n int) error {
+	node := a.now()[p]
+	if node == nil {
+		return syscall.ENOENT
+	}
+	data := a.pattern(n)
+	s := crashStep{what: fmt.Sprintf("write %s %d+%d", p, off, n), file: node.id, grows: true, meta: off+n > len(node.data)}
+	if off > len(node.data) {
+		s.zeros = [2]int{len(node.data), off}
+	}
+	return a.do(s, func() error {
+		_, err := a.fs.WriteAt(a.inos[node.id], data, int64(off))
+		return err
+	}, func(t crashTree) { t.each(node.id, func(n *crashNode) { n.data = put(n.data, data, off) }) })
+}
+
+func (a *crashActor) truncate(p string, size int) error {
+	node := a.now()[p]
+	s := crashStep{what: fmt.Sprintf("truncate %s %d", p, size), file: node.id, meta: true, zeros: [2]int{min(size, len(node.data)), 1 << 30}}
+	return a.do(s, func() error { return a.fs.Truncate(a.inos[node.id], uint64(size)) }, func(t crashTree) {
+		t.each(node.id, func(n *crashNode) {
+			data := make([]byte, size)
+			copy(data, n.data)
+			n.data = data
+		})
+	})
+}
+
+func (a *crashActor) fallocate(p string, mode uint32, off, n int) error {
+	node := a.now()[p]
+	s := crashStep{what: fmt.Sprintf("fallocate %s %#x %d+%d", p, mode, off, n), file: node.id, meta: true}
+	zero := mode&(ext4.FallocPunchHole|ext4.FallocZeroRange) != 0
+	if zero {
+		s.zeros = [2]int{off, off + n}
+	}
+	return a.do(s, func() error { return a.fs.Fallocate(a.inos[node.id], mode, uint64(off), uint64(n)) }, func(t crashTree) {
+		t.each(node.id, func(c *crashNode) {
+			end := off + n
+			if mode&ext4.FallocKeepSize != 0 {
+				end = len(c.data)
+			}
+			data := make([]byte, max(len(c.data), end))
+			copy(data, c.data)
+			if zero {
+				clear(data[min(off, len(data)):min(off+n, len(data))])
+			}
+			c.data = data
+		})
+	})
+}
+
+func (a *crashActor) unlink(p string) error {
+	dir, name := splitPath(p)
+	rmdir := a.now()[p].mode == syscall.S_IFDIR
+	return a.do(crashStep{what: "remove " + p, meta: true}, func() error {
+		if rmdir {
+			return a.fs.Rmdir(a.ino(dir), name)
+		}
+		return a.fs.Unlink(a.ino(dir), name)
+	}, func(t crashTree) { delete(t, p) })
+}
+
+// hold keeps a file that is about to lose its name.
+func (a *crashActor) hold(p string) {
+	a.fs.Hold(a.ino(p))
+	a.held = append(a.held, a.ino(p))
+}
+
+func (a *crashActor) link(p, to string) error {
+	node := a.now()[p]
+	dir, name := splitPath(to)
+	return a.do(crashStep{what: "link " + p + " " + to, file: node.id, meta: true},
+		func() error { return a.fs.Link(a.inos[node.id], a.ino(dir), name) },
+		func(t crashTree) { t[to] = t[p] })
+}
+
+func (a *crashActor) rename(p, to string, flags uint32) error {
+	od, on := splitPath(p)
+	nd, nn := splitPath(to)
+	s := crashStep{what: fmt.Sprintf("rename %s %s %d", p, to, flags), file: a.now()[p].id, meta: true}
+	if t := a.now()[to]; t != nil && t.id == a.now()[p].id {
+		s.meta = false
+	}
+	return a.do(s, func() error { return a.fs.Rename(a.ino(od), on, a.ino(nd), nn, flags) }, func(t crashTree) {
+		if o := t[to]; o != nil && o.id == t[p].id {
+			return
+		}
+		from, onto := t.take(p), t.take(to)
+		if flags&ext4.RenameExchange != 0 {
+			t.give(p, onto)
+		}
+		t.give(to, from)
+	})
+}
+
+// take removes a subtree, whose paths it returns relative to p.
+func (t crashTree) take(p string) crashTree {
+	sub := crashTree{}
+	for q, n := range t {
+		if q == p || strings.HasPrefix(q, p+"/") {
+			sub[strings.TrimPrefix(q, p)] = n
+			delete(t, q)
+		}
+	}
+	return sub
+}
+
+func (t crashTree) give(p string, sub crashTree) {
+	for q, n := range sub {
+		t[p+q] = n
+	}
+}
+
+func (a *crashActor) setxattr(p, name string, n int) error {
+	node := a.now()[p]
+	value := a.pattern(n)
+	return a.do(crashStep{what: "setxattr " + p, file: node.id, meta: true},
+		func() error { return a.fs.Setxattr(a.inos[node.id], name, value, 0) },
+		func(t crashTree) {
+			t.each(node.id, func(n *crashNode) {
+				n.xattrs = maps.Clone(n.xattrs)
+				if n.xattrs == nil {
+					n.xattrs = map[string]string{}
+				}
+				n.xattrs[name] = string(value)
+			})
+		})
+}
+
+// fsync makes a file durable and notes what that promises: what was done to the
+// file, and before that was done.
+func (a *crashActor) fsync(p string) error {
+	id := a.now()[p].id
+	if err := a.fs.Fsync(a.inos[id]); err != nil {
+		return fmt.Errorf("fsync %s: %w", p, err)
+	}
+	a.promises = append(a.promises, crashPromise{a.clock.Now(), len(a.steps) - 1, id})
+	return nil
+}
+
+func (a *crashActor) sync() error {
+	if err := a.fs.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	a.promiseAll()
+	return nil
+}
+
+func (a *crashActor) promiseAll() {
+	a.promises = append(a.promises, crashPromise{a.clock.Now(), len(a.steps) - 1, 0})
+}
+
+// pick returns a path of the given type, or nothing.
+func (a *crashActor) pick(mode uint32) string {
+	var all []string
+	for p, n := range a.now() {
+		if n.mode == mode && (p != "" || mode == syscall.S_IFDIR) {
+			all = append(all, p)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	slices.Sort(all)
+	return all[a.rng.IntN(len(all))]
+}
+
+// fresh is a path that may be taken.
+func (a *crashActor) fresh(prefix string) string {
+	for {
+		p := path.Join(a.pick(syscall.S_IFDIR), fmt.Sprintf("%s%d", prefix, a.rng.IntN(40)))
+		if strings.Count(p, "/") < 4 {
+			return p
+		}
+	}
+}
+
+// random does one random operation.
+func (a *crashActor) random() error {
+	t, rng := a.now(), a.rng
+	file := a.pick(syscall.S_IFREG)
+	if file == "" || len(t) < 4 {
+		p := a.fresh("f")
+		if t[p] != nil {
+			return nil
+		}
+		return a.create(p, syscall.S_IFREG, "")
+	}
+	size := len(t[file].data)
+	switch k := rng.IntN(100); {
+	case k < 12:
+		if p := a.fresh("f"); t[p] == nil && len(t) < 60 {
+			return errors.Join(a.create(p, syscall.S_IFREG, ""), a.write(p, 0, 1+rng.IntN(20000)))
+		}
+	case k < 22:
+		if size < 150000 {
+			return a.write(file, size, 1+rng.IntN(30000))
+		}
+	case k < 32:
+		return a.write(file, rng.IntN(size+1), 1+rng.IntN(10000))
+	case k < 36:
+		return a.write(file, size+rng.IntN(50000), 1+rng.IntN(5000))
+	case k < 44:
+		return a.truncate(file, rng.IntN(size+20000))
+	case k < 50:
+		mode := []uint32{0, ext4.FallocKeepSize, ext4.FallocPunchHole | ext4.FallocKeepSize, ext4.FallocZeroRange}[rng.IntN(4)]
+		return a.fallocate(file, mode, rng.IntN(size+1), 1+rng.IntN(40000))
+	case k < 55:
+		if d := a.fresh("d"); t[d] == nil && len(t) < 60 {
+			return a.create(d, syscall.S_IFDIR, "")
+		}
+	case k < 62:
+		if rng.IntN(3) == 0 && len(a.held) < 10 {
+			a.hold(file)
+		}
+		return a.unlink(file)
+	case k < 65:
+		if d := a.pick(syscall.S_IFDIR); d != "" && len(maps.Clone(t).take(d)) == 1 {
+			return a.unlink(d)
+		}
+	case k < 72: // over an existing file, or exchanging with it
+		flags := uint32(0)
+		if rng.IntN(4) == 0 {
+			flags = ext4.RenameExchange
+		}
+		return a.rename(file, a.pick(syscall.S_IFREG), flags)
+	case k < 76:
+		if p := a.fresh("r"); t[p] == nil {
+			return a.rename(file, p, 0)
+		}
+	case k < 80:
+		d, p := a.pick(syscall.S_IFDIR), a.fresh("m")
+		if d != "" && t[p] == nil && p != d && !strings.HasPrefix(p, d+"/") {
+			return a.rename(d, p, 0)
+		}
+	case k < 84:
+		if p := a.fresh("l"); t[p] == nil {
+			return a.link(file, p)
+		}
+	case k < 87:
+		if p := a.fresh("s"); t[p] == nil {
+			return a.create(p, syscall.S_IFLNK, string(bytes.Repeat([]byte("t"), 1+rng.IntN(200))))
+		}
+	case k < 90:
+		return a.setxattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)), 1+rng.IntN(250))
+	case k < 92:
+		if p := a.fresh("t"); t[p] == nil {
+			return a.tmpfile(p, 1+rng.IntN(9000))
+		}
+	case k < 98:
+		return a.fsync(file)
+	case k < 99:
+		return a.sync()
+	case len(a.held) > 0:
+		ino := a.held[0]
+		a.held = a.held[1:]
+		return a.fs.Unhold(ino, 1)
+	}
+	return nil
+}

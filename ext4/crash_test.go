@@ -1,0 +1,460 @@
+package ext4_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"ext4box/blockdev"
+	"ext4box/blockdev/blocktest"
+	"ext4box/ext4"
+)
+
+// crashPoints is how many cuts are tried of each random history: few, or as
+// many as the environment says.
+func crashPoints(few int) int {
+	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_CRASH_POINTS")); err == nil {
+		return n
+	}
+	return few
+}
+
+// A crashConfig is a kind of filesystem to be crashed.
+type crashConfig struct {
+	name   string
+	args   string
+	size   int64
+	extern bool
+}
+
+var crashConfigs = []crashConfig{
+	{name: "ext4", args: "-t ext4 -J size=4"},
+	{name: "1k", args: "-t ext4 -b 1024 -J size=1"},
+	{name: "nocsum", args: "-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1"},
+	{name: "ext3", args: "-t ext3 -b 1024 -J size=1"},
+	{name: "inode128", args: "-t ext4 -I 128 -J size=4"},
+	{name: "external", args: "-t ext4 -b 1024", extern: true},
+}
+
+// crashRig is a filesystem whose devices are recorded.
+type crashRig struct {
+	config   crashConfig
+	clock    *blocktest.Clock
+	dev, log *blocktest.Recording // log is nil without an external journal
+	fs       *ext4.FS
+	actors   []*crashActor
+	histDev  *blocktest.History
+	histLog  *blocktest.History
+	scratch  string
+	tried    int
+	checked  int // by e2fsck
+	lost     int
+}
+
+func mke2fs(t *testing.T, path string, size int64, args ...string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mke2fs", append(append([]string{"-q", "-F"}, args...), path)...).CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs %q: %v\n%s", args, err, out)
+	}
+}
+
+func newCrashRig(t *testing.T, c crashConfig) *crashRig {
+	t.Helper()
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		t.Skip("needs mke2fs")
+	}
+	r := &crashRig{config: c, clock: new(blocktest.Clock), scratch: t.TempDir()}
+	img, args := filepath.Join(r.scratch, "base"), strings.Fields(c.args)
+	size := c.size
+	if size == 0 {
+		size = 16 << 20
+	}
+	if c.extern {
+		j := filepath.Join(r.scratch, "journal")
+		mke2fs(t, j, 2<<20, "-b", "1024", "-O", "journal_dev")
+		mem, err := blocktest.LoadMem(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// mke2fs takes the journal from a block device only.
+		loop, err := exec.Command("losetup", "-f", "--show", j).Output()
+		if err != nil {
+			t.Skip("needs a loop device")
+		}
+		name := strings.TrimSpace(string(loop))
+		defer exec.Command("losetup", "-d", name).Run()
+		args = append(args, "-J", "device="+name)
+		defer func() {
+			if mem, err = blocktest.LoadMem(j); err == nil {
+				r.log = blocktest.NewRecording(mem, mem.Size(), r.clock)
+			}
+		}()
+		mke2fs(t, img, size, args...)
+	} else {
+		mke2fs(t, img, size, args...)
+	}
+	mem, err := blocktest.LoadMem(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.dev = blocktest.NewRecording(mem, mem.Size(), r.clock)
+	return r
+}
+
+// start opens the filesystem and makes the actors.
+func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
+	t.Helper()
+	o := ext4.Options{CommitInterval: time.Hour}
+	if r.log != nil {
+		o.JournalDevice = r.log
+	}
+	var err error
+	if r.fs, err = ext4.Open(r.dev, o); err != nil {
+		t.Fatal(err)
+	}
+	if why := r.fs.ReadOnlyReason(); why != "" {
+		t.Fatalf("opened read-only because %s", why)
+	}
+	for i := range actors {
+		a, err := newCrashActor(r.fs, r.clock, fmt.Sprintf("actor%d", i), seed+uint64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.actors = append(r.actors, a)
+	}
+}
+
+// finish closes the filesystem and takes the histories.
+func (r *crashRig) finish(t *testing.T) {
+	t.Helper()
+	if err := r.fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range r.actors {
+		a.promiseAll()
+	}
+	r.histDev = r.dev.History()
+	if r.log != nil {
+		r.histLog = r.log.History()
+	}
+}
+
+// wholeSuper makes the writes of a superblock arrive as a whole or not at all.
+// Its checksum is in its second sector, so nobody can recover from half of it:
+// the kernel and e2fsck depend on this as well.
+func wholeSuper(h *blocktest.History, c *blocktest.Crash) *blocktest.Crash {
+	for _, f := range c.Fates {
+		e := h.Events()[f.Event]
+		if e.Op != blocktest.Write || e.Off > 1024 || e.Off+e.Len < 2048 {
+			continue
+		}
+		first := int(1024-e.Off) / blocktest.SectorSize
+		f.Landed[first+1] = f.Landed[first]
+	}
+	return c
+}
+
+// crashAt tries one image.
+func (r *crashRig) crashAt(t *testing.T, c *blocktest.Crash, seed uint64, deep bool) {
+	img := wholeSuper(r.histDev, c).Image()
+	var journal *blocktest.Mem
+	if r.histLog != nil {
+		journal = r.histLog.Sample(c.Cut, seed).Image()
+	}
+	r.tried++
+	if err := r.examine(t, img, journal, c.Cut, seed, deep); err != nil {
+		r.lost++
+		if r.lost <= 3 {
+			t.Errorf("%s: %v\n%v", r.config.name, err, c)
+			if keep := os.Getenv("EXT4BOX_CRASH_KEEP"); keep != "" {
+				path := filepath.Join(keep, fmt.Sprintf("%s-%d-%d.img", r.config.name, c.Cut, r.lost))
+				t.Logf("kept as %s: %v", path, blocktest.Dump(img, img.Size(), path))
+			}
+		}
+	}
+}
+
+func (r *crashRig) judge(fs *ext4.FS, cut int64) error {
+	for _, a := range r.actors {
+		if cut < r.begun(a) {
+			continue // the actor's directory was not promised yet
+		}
+		if err := a.judge(fs, cut); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begun is the tick from which on an actor's directory is durable.
+func (r *crashRig) begun(a *crashActor) int64 {
+	if len(a.steps) > 1 {
+		return a.steps[1].start
+	}
+	return r.histDev.End()
+}
+
+// open opens what a crash left.
+func (r *crashRig) open(dev, journal blockdev.Device, o ext4.Options) (*ext4.FS, error) {
+	if journal != nil {
+		o.JournalDevice = journal
+	}
+	o.CommitInterval = time.Hour
+	return ext4.Open(dev, o)
+}
+
+func clone(m *blocktest.Mem) blockdev.Device {
+	if m == nil {
+		return nil
+	}
+	return m.Clone()
+}
+
+// examine looks at an image as ext4box recovers it in memory and on the device,
+// and if deep as e2fsck does; and cuts the recovery in turn.
+func (r *crashRig) examine(t *testing.T, img, journal *blocktest.Mem, cut int64, seed uint64, deep bool) error {
+	crashed := img.Clone()
+	ro, err := r.open(img.Clone(), clone(journal), ext4.Options{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("open read-only: %w", err)
+	}
+	err = errors.Join(r.judge(ro, cut), ro.Close())
+	if err != nil {
+		return fmt.Errorf("recovered in memory: %w", err)
+	}
+	again := blocktest.NewRecording(img, img.Size(), nil)
+	log := clone(journal)
+	rw, err := r.open(again, log, ext4.Options{})
+	if err != nil {
+		return fmt.Errorf("open for writing: %w", err)
+	}
+	if why := rw.ReadOnlyReason(); why != "" {
+		return fmt.Errorf("opened read-only because %s", why)
+	}
+	if err := errors.Join(r.judge(rw, cut), rw.Close()); err != nil {
+		return fmt.Errorf("recovered: %w", err)
+	}
+	if journal == nil {
+		h := again.History()
+		for c := range h.Samples(1, seed) {
+			twice, err := r.open(wholeSuper(h, c).Image(), nil, ext4.Options{ReadOnly: true})
+			if err != nil {
+				return fmt.Errorf("open after a crash of the recovery, %v: %w", c, err)
+			}
+			if err := errors.Join(r.judge(twice, cut), twice.Close()); err != nil {
+				return fmt.Errorf("after a crash of the recovery, %v: %w", c, err)
+			}
+		}
+	}
+	if !deep {
+		return nil
+	}
+	r.checked++
+	path, args, err := r.dump(again, log)
+	if err != nil {
+		return err
+	}
+	if err := runFsck(path, append(args, "-fn")...); err != nil {
+		return fmt.Errorf("after recovery by ext4box: %w", err)
+	}
+	return r.byOthers(crashed, journal, cut)
+}
+
+// dump writes the devices to files for e2fsck, and says with which arguments.
+func (r *crashRig) dump(dev, journal blockdev.Device) (path string, args []string, err error) {
+	path = filepath.Join(r.scratch, "judged")
+	if err := blocktest.Dump(dev, dev.Size(), path); err != nil || journal == nil {
+		return path, nil, err
+	}
+	return path, []string{"-j", path + ".journal"}, blocktest.Dump(journal, journal.Size(), path+".journal")
+}
+
+func runFsck(path string, args ...string) error {
+	out, err := exec.Command("e2fsck", append(args, path)...).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "UNEXPECTED") {
+		return fmt.Errorf("e2fsck %q: %v\n%s", args, err, out)
+	}
+	return nil
+}
+
+// byOthers has e2fsck replay the journal, which must be all that is needed, and
+// ext4box look at the result.
+func (r *crashRig) byOthers(img, journal *blocktest.Mem, cut int64) error {
+	path, args, err := r.dump(img, clone(journal))
+	if err != nil {
+		return err
+	}
+	// -p does what is safe without asking, and fails where it would have to ask.
+	out, err := exec.Command("e2fsck", append(args, "-fp", path)...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) {
+		return fmt.Errorf("e2fsck -fp: %v\n%s", err, out)
+	}
+	if err := unexpectedRepairs(string(out)); err != nil {
+		return err
+	}
+	if err := runFsck(path, append(args, "-fn")...); err != nil {
+		return err
+	}
+	mem, err := blocktest.LoadMem(path)
+	if err != nil {
+		return err
+	}
+	var log blockdev.Device
+	if journal != nil {
+		if log, err = blocktest.LoadMem(path + ".journal"); err != nil {
+			return err
+		}
+	}
+	fs, err := r.open(mem, log, ext4.Options{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("open after e2fsck: %w", err)
+	}
+	if err := errors.Join(r.judge(fs, cut), fs.Close()); err != nil {
+		return fmt.Errorf("recovered by e2fsck: %w", err)
+	}
+	return nil
+}
+
+// unexpectedRepairs finds what e2fsck did beyond replaying the journal,
+// finishing orphans and summing up free counts, which a crash of the kernel
+// leaves as well, and remarks.
+func unexpectedRepairs(out string) error {
+	for line := range strings.Lines(out) {
+		_, what, ok := strings.Cut(line, ": ")
+		if !ok {
+			what = line
+		}
+		what = strings.TrimSpace(what)
+		switch {
+		case what == "", strings.HasPrefix(what, "recovering journal"),
+			strings.HasPrefix(what, "Clearing orphaned inode"), strings.HasPrefix(what, "Truncating orphaned inode"),
+			strings.HasPrefix(what, "Setting free "), strings.Contains(what, "non-contiguous"),
+			strings.HasSuffix(what, "could be shorter.  IGNORED."), strings.HasSuffix(what, "could be narrower.  IGNORED."):
+		default:
+			return fmt.Errorf("e2fsck repaired more than a crash leaves: %s", out)
+		}
+	}
+	return nil
+}
+
+func (r *crashRig) report(t *testing.T) {
+	t.Logf("%s: %d crashes tried, %d judged by e2fsck, %d lost", r.config.name, r.tried, r.checked, r.lost)
+}
+
+// TestCrashRandom cuts random histories of several writers.
+func TestCrashRandom(t *testing.T) {
+	for _, c := range crashConfigs {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := newCrashRig(t, c)
+			r.start(t, 3, 1)
+			operations := 150
+			if crashPoints(0) > 0 {
+				operations = 600
+			}
+			var wg sync.WaitGroup
+			for _, a := range r.actors {
+				wg.Go(func() {
+					for i := range operations {
+						if err := a.random(); err != nil {
+							t.Errorf("%s, operation %d: %v", a.dir, i, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			r.finish(t)
+			seed := uint64(0)
+			for crash := range r.histDev.Samples(crashPoints(100), 1) {
+				r.crashAt(t, crash, seed, seed%10 == 0)
+				seed++
+			}
+			r.report(t)
+		})
+	}
+}
+
+var crashScripts = map[string]func(a *crashActor) error{
+	"create": func(a *crashActor) error {
+		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 9000), a.fsync("f"), a.create("d", syscall.S_IFDIR, ""), a.create("d/s", syscall.S_IFLNK, strings.Repeat("x", 100)), a.fsync("d/s"))
+	},
+	"overwrite": func(a *crashActor) error {
+		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 20000), a.fsync("f"), a.write("f", 3000, 9000), a.fsync("f"), a.write("f", 0, 5000), a.fsync("f"), a.create("g", syscall.S_IFREG, ""), a.write("f", 8192, 4096), a.fsync("f"))
+	},
+	"replace": func(a *crashActor) error {
+		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 10000), a.sync())
+		for range 3 {
+			err = errors.Join(err, a.create("f.new", syscall.S_IFREG, ""), a.write("f.new", 0, 7000), a.fsync("f.new"), a.rename("f.new", "f", 0))
+		}
+		return errors.Join(err, a.fsync("f"))
+	},
+	"reuse": func(a *crashActor) error { // of blocks that are freed but not durably so
+		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 3000000), a.create("k", syscall.S_IFREG, ""), a.write("k", 0, 3000000), a.sync(), a.unlink("f"))
+		for i := range 3 {
+			p := fmt.Sprintf("g%d", i)
+			err = errors.Join(err, a.create(p, syscall.S_IFREG, ""), a.write(p, 0, 2000000), a.fsync(p), a.truncate(p, 5))
+		}
+		return err
+	},
+	"truncate": func(a *crashActor) error {
+		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 100000), a.sync(), a.truncate("f", 12345), a.fsync("f"), a.truncate("f", 50000), a.fsync("f"), a.write("f", 20000, 100), a.truncate("f", 0), a.write("f", 5, 3000), a.fsync("f"))
+	},
+	"fallocate": func(a *crashActor) error {
+		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.fallocate("f", 0, 0, 50000), a.write("f", 10000, 10000), a.fsync("f"),
+			a.fallocate("f", ext4.FallocPunchHole|ext4.FallocKeepSize, 11000, 7000), a.fsync("f"), a.fallocate("f", ext4.FallocZeroRange, 1000, 20000), a.fallocate("f", ext4.FallocKeepSize, 60000, 40000), a.fsync("f"))
+	},
+	"names": func(a *crashActor) error {
+		return errors.Join(a.create("d", syscall.S_IFDIR, ""), a.create("e", syscall.S_IFDIR, ""), a.create("d/f", syscall.S_IFREG, ""), a.link("d/f", "e/f"), a.sync(),
+			a.rename("d", "e/d", 0), a.fsync("e/d"), a.rename("e/d/f", "g", 0), a.unlink("e/d"), a.tmpfile("t", 5000), a.fsync("t"), a.rename("g", "t", ext4.RenameExchange), a.unlink("g"), a.fsync("t"), a.setxattr("t", "user.a", 900), a.fsync("t"), a.setxattr("t", "user.b", 20), a.fsync("t"))
+	},
+	"orphans": func(a *crashActor) error {
+		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 200000), a.create("g", syscall.S_IFREG, ""), a.write("g", 0, 200000), a.create("h", syscall.S_IFREG, ""), a.write("h", 0, 200000), a.sync())
+		a.hold("f")
+		a.hold("g")
+		err = errors.Join(err, a.unlink("f"), a.unlink("g"), a.sync(), a.unlink("h"), a.sync(), a.fs.Unhold(a.held[0], 1), a.sync())
+		return errors.Join(err, a.create("i", syscall.S_IFREG, ""), a.write("i", 0, 300000), a.fsync("i"), a.fs.Unhold(a.held[1], 1), a.sync())
+	},
+}
+
+// TestCrashScripts cuts short histories wherever it makes a difference.
+func TestCrashScripts(t *testing.T) {
+	for _, c := range crashConfigs {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tried, lost := 0, 0
+			for name, script := range crashScripts {
+				r := newCrashRig(t, c)
+				r.config.name += "/" + name
+				r.start(t, 1, 1)
+				if err := script(r.actors[0]); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				r.finish(t)
+				n := uint64(0)
+				for crash := range r.histDev.All(crashPoints(60)/20, 1) {
+					r.crashAt(t, crash, n, n%32 == 0)
+					n++
+				}
+				r.report(t)
+				tried, lost = tried+r.tried, lost+r.lost
+			}
+			t.Logf("%s: %d crashes tried, %d lost", c.name, tried, lost)
+		})
+	}
+}

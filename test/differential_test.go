@@ -1,0 +1,314 @@
+package test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ext4box/internal/testimage"
+)
+
+// differentials are the shapes of filesystem on which ext4box and the kernel
+// are compared.
+func differentials() []testimage.Config {
+	shape := func(name, typ string, args ...string) testimage.Config {
+		return testimage.Config{Name: name, Size: 64 << 20, Args: append([]string{"-t", typ, "-b", "4096"}, args...)}
+	}
+	foreign := func(c testimage.Config) testimage.Config { c.Oracle = testimage.Debugfs; return c }
+	return []testimage.Config{
+		shape("ext4", "ext4"),
+		shape("1k", "ext4", "-b", "1024"),
+		shape("ext3", "ext3"),
+		shape("ext2", "ext2"),
+		shape("nojournal", "ext4", "-O", "^has_journal"),
+		shape("uninit", "ext4", "-O", "^metadata_csum,uninit_bg"),
+		shape("inode128", "ext4", "-I", "128"),
+		shape("nodirindex", "ext4", "-b", "1024", "-O", "^dir_index"),
+		shape("largedir", "ext4", "-b", "1024", "-O", "large_dir"),
+		foreign(shape("project", "ext4", "-O", "quota,project", "-I", "256")),
+		shape("orphanfile", "ext4", "-O", "orphan_file"),
+		shape("ext2-1k", "ext2", "-b", "1024", "-I", "128"),
+	}
+}
+
+// differential runs sequences on two images that were one.
+type differential struct {
+	t      *testing.T
+	config testimage.Config
+	count  int
+	dir    string
+	image  string // freshly made
+	judge  string // what the kernel mounts: the same, or the default shape if it cannot
+}
+
+func newDifferential(t *testing.T, c testimage.Config) *differential {
+	requireMounting(t)
+	testimage.RequireTools(t)
+	d := &differential{t: t, config: c, dir: t.TempDir()}
+	d.image = filepath.Join(d.dir, "fresh")
+	if err := testimage.Mke2fs(d.image, c.Size, c.Args...); err != nil {
+		t.Fatal(err)
+	}
+	d.judge = d.image
+	if d.foreign() {
+		d.judge = filepath.Join(d.dir, "judge")
+		if err := testimage.Mke2fs(d.judge, c.Size, "-t", "ext4", "-b", "4096"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// foreign tells whether the kernel of the test may be unable to write the shape.
+func (d *differential) foreign() bool { return d.config.Oracle == testimage.Debugfs }
+
+func (d *differential) blockSize() int64 {
+	if strings.Contains(strings.Join(d.config.Args, " "), "-b 1024") {
+		return 1024
+	}
+	return 4096
+}
+
+func (d *differential) oldInodes() bool {
+	return strings.Contains(strings.Join(d.config.Args, " "), "-I 128")
+}
+
+// mountBox mounts an image by ext4box for writing and returns how to unmount it
+// such that the image is complete.
+func (d *differential) mountBox(image string) (dir string, done func() error) {
+	d.t.Helper()
+	dir = d.t.TempDir()
+	if r := run(d.t, "mount", "-o", "rw,allow_other,dev,suid", image, dir); r.status != 0 {
+		d.t.Fatalf("mounting %s: status %d: %s", image, r.status, r.stderr)
+	}
+	var once bool
+	done = func() error {
+		if once {
+			return nil
+		}
+		once = true
+		if r := run(d.t, "umount", dir); r.status != 0 {
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+			return fmt.Errorf("umount: status %d: %s", r.status, r.stderr)
+		}
+		eventually(d.t, "the image to be closed", func() bool { return unlocked(d.t, image) })
+		return nil
+	}
+	d.t.Cleanup(func() { _ = done() })
+	return dir, done
+}
+
+// Steps run in the directory work, whose parent they reach as "..". What they do
+// is all below top, and goes away with it.
+const top, work = "top", "top/work"
+
+// run runs a sequence on both and returns the first difference.
+func (d *differential) run(steps []step) error {
+	d.count++
+	ours, theirs := filepath.Join(d.dir, fmt.Sprint("ours", d.count)), filepath.Join(d.dir, fmt.Sprint("theirs", d.count))
+	for image, from := range map[string]string{ours: d.image, theirs: d.judge} {
+		if err := testimage.CopyImage(image, from); err != nil {
+			return err
+		}
+		defer os.Remove(image)
+	}
+	box, umountBox := d.mountBox(ours)
+	defer umountBox()
+	kernel := testimage.MountRW(d.t, &testimage.Image{Config: d.config, Path: theirs}, "")
+	defer kernel.Unmount()
+	players := [2]*player{newPlayer(filepath.Join(box, work)), newPlayer(filepath.Join(kernel.Dir, work))}
+	for _, p := range players {
+		openUp(filepath.Dir(p.dir))
+		for _, dir := range []string{filepath.Dir(p.dir), p.dir} {
+			if err := errors.Join(unix.Mkdir(dir, 0o777), unix.Chmod(dir, 0o777)); err != nil {
+				return fmt.Errorf("%s: %w", dir, err)
+			}
+		}
+		defer p.close()
+	}
+	for i, s := range steps {
+		got, want := players[0].play(s), players[1].play(s)
+		if got != want {
+			return fmt.Errorf("step %d %v: ext4box says %q, the kernel %q", i, s, got, want)
+		}
+	}
+	for _, p := range players {
+		p.close()
+	}
+	if err := d.compare("mounted", players, box, kernel.Dir, "Map"); err != nil {
+		return err
+	}
+	if err := umountBox(); err != nil {
+		return err
+	}
+	if err := testimage.Run("e2fsck", "-fn", ours); err != nil {
+		return err
+	}
+	if d.foreign() {
+		return d.empty(ours)
+	}
+	again := testimage.MountRO(d.t, &testimage.Image{Config: d.config, Path: ours}, "")
+	defer again.Unmount()
+	if err := d.compare("read by the kernel", players, again.Dir, kernel.Dir, "Map"); err != nil {
+		return err
+	}
+	if err := again.Unmount(); err != nil {
+		return err
+	}
+	return d.empty(ours)
+}
+
+// compare compares the trees. Inode numbers and generations are each one's own
+// affair, and so are sizes of directories, blocks (preallocation, and how the
+// blocks of a map and of attributes are divided) and times the clock set.
+func (d *differential) compare(when string, players [2]*player, ours, theirs string, ignore ...string) error {
+	var trees [2]testimage.Manifest
+	for i, dir := range []string{ours, theirs} {
+		tree, err := testimage.Walk(filepath.Join(dir, top))
+		if err != nil {
+			return fmt.Errorf("%s: %w", when, err)
+		}
+		for path, rec := range tree {
+			for _, tm := range []*testimage.Time{&rec.Mtime, &rec.Ctime} {
+				if players[0].when(unix.Timespec{Sec: tm.Sec, Nsec: int64(tm.Nsec)}) == "now" {
+					*tm = testimage.Time{}
+				}
+			}
+			if rec.Mode&unix.S_IFMT == unix.S_IFDIR {
+				rec.Size = 0
+			}
+			tree[path] = rec
+		}
+		trees[i] = tree
+	}
+	ignored := append(testimage.Ignore{"Ino", "DirentIno", "Generation", "Atime", "Btime", "Blocks"}, ignore...)
+	if diff := trees[1].Diff(trees[0], ignored); diff != "" {
+		return fmt.Errorf("%s, the tree differs:\n%s", when, diff)
+	}
+	return nil
+}
+
+// empty deletes everything and wants all blocks and inodes back.
+func (d *differential) empty(image string) error {
+	dir, done := d.mountBox(image)
+	defer done()
+	if err := os.RemoveAll(filepath.Join(dir, top)); err != nil {
+		return err
+	}
+	if err := done(); err != nil {
+		return err
+	}
+	if err := testimage.Run("e2fsck", "-fn", image); err != nil {
+		return fmt.Errorf("after deleting everything: %w", err)
+	}
+	got, err := freeCounts(image)
+	if err != nil {
+		return err
+	}
+	want, err := freeCounts(d.image)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("after deleting everything: free are %s, want %s", got, want)
+	}
+	return nil
+}
+
+// freeCounts is what the superblock says about free blocks and inodes.
+func freeCounts(image string) (string, error) {
+	out, err := exec.Command("/usr/sbin/dumpe2fs", "-h", image).Output()
+	if err != nil {
+		return "", fmt.Errorf("dumpe2fs: %w", err)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "Free ") {
+			b.WriteString(strings.Join(strings.Fields(line), " ") + "; ")
+		}
+	}
+	return b.String(), nil
+}
+
+// minimise leaves out what a failing sequence does not need, within a budget.
+func (d *differential) minimise(steps []step, budget int) ([]step, error) {
+	var last error
+	for size := max(len(steps)/2, 1); budget > 0; {
+		shorter := false
+		for at := 0; at < len(steps) && budget > 0; {
+			without := append(append([]step{}, steps[:at]...), steps[min(at+size, len(steps)):]...)
+			budget--
+			if err := d.run(without); err != nil {
+				steps, last, shorter = without, err, true
+			} else {
+				at += size
+			}
+		}
+		if size == 1 && !shorter {
+			break
+		}
+		if !shorter {
+			size = max(size/2, 1)
+		}
+	}
+	return steps, last
+}
+
+// check runs a sequence and, should it fail, finds a short one that does.
+func (d *differential) check(seed uint64, steps []step) {
+	err := d.run(steps)
+	if err == nil {
+		return
+	}
+	budget, _ := strconv.Atoi(cmp.Or(os.Getenv("DIFFERENTIAL_SHRINK"), "60"))
+	var at int
+	if n, _ := fmt.Sscanf(err.Error(), "step %d", &at); n == 1 {
+		steps = steps[:at+1]
+	}
+	less, lastErr := d.minimise(steps, budget)
+	if lastErr != nil {
+		err, steps = lastErr, less
+	}
+	var b strings.Builder
+	for _, s := range steps {
+		fmt.Fprintf(&b, "\t%v,\n", s)
+	}
+	d.t.Errorf("%s, seed %d: %v\nafter %d steps:\n%s", d.config.Name, seed, err, len(steps), b.String())
+}
+
+// TestDifferential runs the same random system calls on ext4box and on the
+// kernel's ext4 and wants the same answers and the same tree. Environment:
+// DIFFERENTIAL_OPS, calls per shape; DIFFERENTIAL_SEED; DIFFERENTIAL_SHRINK, how
+// many runs may be spent on a shorter failing sequence.
+func TestDifferential(t *testing.T) {
+	requireMounting(t)
+	const each = 400
+	total, _ := strconv.Atoi(cmp.Or(os.Getenv("DIFFERENTIAL_OPS"), strconv.Itoa(each)))
+	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("DIFFERENTIAL_SEED"), "1"), 0, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	done := 0
+	for _, c := range differentials() {
+		t.Run(c.Name, func(t *testing.T) {
+			d := newDifferential(t, c)
+			for i, n := seed, 0; n < total && !t.Failed(); i, n = i+1, n+each {
+				g := &generator{Rand: rand.New(rand.NewPCG(i, 0)), block: d.blockSize(), old: d.oldInodes()}
+				d.check(i, g.sequence(each))
+				done += each
+			}
+		})
+	}
+	t.Logf("%d system calls compared, from seed %d, in %v", done, seed, time.Since(start).Round(time.Second))
+}
