@@ -9,12 +9,18 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 BENCHTIME   ?= 1s
+DIFFERENTIAL_OPS  ?= 20000
+DIFFERENTIAL_SEED ?= 1000
+CRASHPOINTS ?= 2000
+CRASHKILLS  ?= 100
+FSXOPS      ?= 1000000
+FSXSEED     ?= 1
 RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash fsx soak bench install uninstall clean
 
 all: build
 
@@ -37,6 +43,23 @@ lint:
 # Every fuzz target in turn, FUZZTIME each.
 fuzz:
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz.sh
+
+# Random I/O to files on a mount, against buffers in memory: FSXOPS operations.
+fsx:
+	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx$$' -v ./test
+
+# All the long suites of I/O.
+soak: fsx
+
+# Power cuts, failing devices and killed mounts; prints the points tried and lost.
+crash: setup
+	GO='$(GO)' CRASHPOINTS='$(CRASHPOINTS)' CRASHKILLS='$(CRASHKILLS)' scripts/crash.sh
+
+# ext4box and the kernel side by side: random system calls, the same answers.
+# DIFFERENTIAL_OPS calls for each shape of filesystem, from DIFFERENTIAL_SEED on.
+differential:
+	DIFFERENTIAL_OPS='$(DIFFERENTIAL_OPS)' DIFFERENTIAL_SEED='$(DIFFERENTIAL_SEED)' \
+		$(GO) test ./test -run TestDifferential -count 1 -timeout 0 -v
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime '$(BENCHTIME)' ./...

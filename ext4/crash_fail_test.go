@@ -97,7 +97,7 @@ func TestCrashFailingDevice(t *testing.T) {
 			n := counting.Counts()
 			step := 1
 			if crashPoints(0) == 0 {
-				step = (n.Writes + n.Flushes) / 30
+				step = (n.Writes + n.Flushes) / 12
 			}
 			tried, aborted, lost := 0, 0, 0
 			for _, what := range []struct {

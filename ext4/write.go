@@ -23,7 +23,10 @@ type pendingRun = extent.Run
 
 // beginWrite is Begin for writing. The inode is locked.
 func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
-	if off+n < off || off+n > fs.maxSize(in) {
+	switch {
+	case in.Flags&disk.FlagImmutable != 0:
+		return iomap.Mapping{}, syscall.EPERM
+	case off+n < off || off+n > fs.maxSize(in):
 		return iomap.Mapping{}, syscall.EFBIG
 	}
 	blk := off >> fs.geo.BlockBits
@@ -98,7 +101,6 @@ func (fs *FS) IOEnd(ino Ino, off, n uint64) error {
 	if off+n > in.size {
 		return fs.transact(1, 0, func(tx *journal.Handle) error {
 			in.size = off + n
-			in.touch(true)
 			return fs.store(tx, in)
 		})
 	}
@@ -119,7 +121,6 @@ func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
 	}
 	done := func(tx *journal.Handle, blk uint64) error {
 		in.size = max(in.size, min(end, blk<<fs.geo.BlockBits))
-		in.touch(true)
 		in.seq++
 		return fs.store(tx, in)
 	}
@@ -220,17 +221,24 @@ func (fs *FS) End(ino Ino, off, n uint64) error {
 //
 // EPERM: the file is immutable.
 func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
-	return fs.write(ino, p, off, disk.FlagImmutable)
+	n, err := fs.WriteBack(ino, p, off)
+	if n == 0 {
+		return n, err
+	}
+	in, e := fs.wlock(ino)
+	if e != nil {
+		return n, errors.Join(err, e)
+	}
+	defer in.wunlock()
+	return n, errors.Join(err, fs.transact(1, 0, func(tx *journal.Handle) error {
+		in.touch(true)
+		return fs.store(tx, in)
+	}))
 }
 
-// WriteBack is WriteAt for data that was accepted before, when the file may not
-// have been immutable yet.
+// WriteBack is WriteAt for a caller that keeps the times of files itself, as the
+// kernel does, and sets them with SetAttr.
 func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
-	return fs.write(ino, p, off, 0)
-}
-
-// write is WriteAt, except that the flags which forbid it are the caller's.
-func (fs *FS) write(ino Ino, p []byte, off int64, forbidden disk.InodeFlags) (int, error) {
 	if fs.w == nil {
 		return 0, syscall.EROFS
 	}
@@ -248,12 +256,7 @@ func (fs *FS) write(ino Ino, p []byte, off int64, forbidden disk.InodeFlags) (in
 	in.io.RLock()
 	in.mu.RLock()
 	size, shared := in.size, aligned && !in.inline()
-	refused := in.Flags&forbidden != 0
 	in.mu.RUnlock()
-	if refused {
-		in.io.RUnlock()
-		return 0, syscall.EPERM
-	}
 	if !shared || pos > size && size%bs != 0 {
 		// A block that is filled from two sides, or an end of the file that is
 		// about to be inside of it: one at a time.

@@ -141,7 +141,9 @@ func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscal
 // Lseek finds data and holes.
 func (s *Server) Lseek(r *fuse.Request, in *fuse.LseekIn, out *fuse.LseekOut) syscall.Errno {
 	if s.writable {
-		// What the kernel has not written back yet would be taken for a hole.
+		// The kernel does not write back before it asks, nor is there a way to
+		// make it that could not wait for this answer: what is only in its cache
+		// would be taken for a hole. Without an answer all counts as data.
 		return syscall.ENOSYS
 	}
 	if in.Offset >= 1<<63 {

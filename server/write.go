@@ -130,7 +130,7 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 	if err := s.fs.KillPriv(ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
 		return 0, s.errno(r, err)
 	}
-	n, err := s.fs.WriteAt(ino, data, int64(in.Offset))
+	n, err := s.fs.WriteBack(ino, data, int64(in.Offset))
 	if err != nil && n == 0 {
 		return 0, s.errno(r, err)
 	}
@@ -150,7 +150,14 @@ func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64
 
 // Fallocate changes how a range is backed.
 func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno {
-	return s.errno(r, s.fs.Fallocate(inode(r.NodeID), in.Mode, in.Offset, in.Length))
+	ino := inode(r.NodeID)
+	err := s.fs.Fallocate(ino, in.Mode, in.Offset, in.Length)
+	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EROFS) {
+		// The kernel leaves this to us, without a flag that says who may keep
+		// the bits. As in its own ext4 they go even if the call fails.
+		err = errors.Join(err, s.fs.KillPriv(ino, r.UID != 0))
+	}
+	return s.errno(r, err)
 }
 
 // copyChunk is what copy_file_range(2) moves at once.
@@ -163,12 +170,13 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 	}
 	buf := make([]byte, min(in.Len, copyChunk))
 	done := uint64(0)
-	for done < in.Len && !r.Interrupted() {
+	// Interrupted or not, to have copied nothing would mean the end of the file.
+	for done < in.Len && (done == 0 || !r.Interrupted()) {
 		part := buf[:min(uint64(len(buf)), in.Len-done)]
 		n, err := s.fs.ReadAt(inode(r.NodeID), part, int64(in.OffIn+done))
 		end := errors.Is(err, io.EOF)
 		if err == nil || end {
-			n, err = s.fs.WriteAt(inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
+			n, err = s.fs.WriteBack(inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
 		}
 		done += uint64(n)
 		if err != nil && done == 0 {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ext4box/ext4"
 	"ext4box/internal/testimage"
 )
 
@@ -415,4 +417,150 @@ func TestWriteBackKeepsCapability(t *testing.T) {
 		n, err := unix.Getxattr(filepath.Join(dir, "program"), capability, make([]byte, 100))
 		return fmt.Sprintln("anew", n, err)
 	})
+}
+
+// TestWriteSync takes copies of the image right after writes that return only
+// when they are durable, and wants to find what was written when the copies are
+// recovered.
+func TestWriteSync(t *testing.T) {
+	requireMounting(t)
+	img := &testimage.Image{Path: filepath.Join(t.TempDir(), "sync.img")}
+	if err := testimage.Mke2fs(img.Path, 16<<20, plainExt4...); err != nil {
+		t.Fatal(err)
+	}
+	dir := mountRW(t, img.Path, "commit=900")
+	for i, way := range []struct {
+		name  string
+		flags int
+		after func(fd int) error
+	}{
+		{"O_SYNC", unix.O_SYNC, nil},
+		{"O_DSYNC", unix.O_DSYNC, nil},
+		{"O_SYNC|O_DIRECT", unix.O_SYNC | unix.O_DIRECT, nil},
+		{"fsync", 0, unix.Fsync},
+		{"fdatasync", 0, unix.Fdatasync},
+		{"msync", 0, nil},
+	} {
+		path := filepath.Join(dir, fmt.Sprint("file-", i))
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|way.flags, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for round, off := range []int64{0, 4096, 100 << 10, 4096} { // new, appended, behind a hole, overwritten
+			want := alignedBuffer(8192)
+			for j := range want {
+				want[j] = byte(j + i*7 + round*31 + 1)
+			}
+			if way.name == "msync" {
+				err = syncThroughMapping(f, want, off)
+			} else if _, err = f.WriteAt(want, off); err == nil && way.after != nil {
+				err = way.after(int(f.Fd()))
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", way.name, err)
+			}
+			fs := openImage(t, copyImage(t, img, fmt.Sprint(".", i, ".", round)), ext4.Options{})
+			got, err := fs.FS().ReadFile(filepath.Base(path))
+			if err != nil {
+				t.Errorf("%s, round %d: %v", way.name, round, err)
+			} else if d := differs(want, got[min(off, int64(len(got))):min(off+8192, int64(len(got)))], off); d != nil {
+				t.Errorf("%s, round %d: %v", way.name, round, d)
+			}
+		}
+	}
+}
+
+// syncThroughMapping writes through a mapping of the file, and makes that
+// durable.
+func syncThroughMapping(f *os.File, p []byte, off int64) error {
+	st, err := f.Stat()
+	if err == nil && st.Size() < off+int64(len(p)) {
+		err = f.Truncate(off + int64(len(p)))
+	}
+	if err != nil {
+		return err
+	}
+	m, err := unix.Mmap(int(f.Fd()), off, len(p), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	copy(m, p)
+	return errors.Join(unix.Msync(m, unix.MS_SYNC), unix.Munmap(m))
+}
+
+// TestCopyInterrupted copies while signals arrive, which must not look like the
+// end of the file.
+func TestCopyInterrupted(t *testing.T) {
+	requireMounting(t)
+	img := &testimage.Image{Path: filepath.Join(t.TempDir(), "copy.img")}
+	if err := testimage.Mke2fs(img.Path, 16<<20, plainExt4...); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(mountRW(t, img.Path), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, stop, stopped := unix.Gettid(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG) // the Go runtime's own, which is no trouble
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	for range 1000 {
+		src, dst := int64(0), int64(2<<20)
+		n, err := unix.CopyFileRange(int(f.Fd()), &src, int(f.Fd()), &dst, 64<<10, 0)
+		if err == nil && n == 0 {
+			t.Fatal("nothing was copied")
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestWriteImmutable writes to an immutable file, which must fail no later than
+// when the data is to become durable, and leave the file as it is.
+func TestWriteImmutable(t *testing.T) {
+	requireMounting(t)
+	img := &testimage.Image{Path: filepath.Join(t.TempDir(), "immutable.img")}
+	if err := testimage.Mke2fs(img.Path, 16<<20, plainExt4...); err != nil {
+		t.Fatal(err)
+	}
+	m := testimage.MountRW(t, img, "")
+	const content = "not to be changed"
+	if err := os.WriteFile(filepath.Join(m.Dir, "file"), []byte(content), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(exec.Command("chattr", "+i", filepath.Join(m.Dir, "file")).Run(), m.Unmount()); err != nil {
+		t.Fatal(err)
+	}
+	dir := mountRW(t, img.Path)
+	for _, flags := range []int{0, os.O_APPEND, os.O_TRUNC, unix.O_DIRECT, os.O_SYNC} {
+		f, err := os.OpenFile(filepath.Join(dir, "file"), os.O_WRONLY|flags, 0)
+		if err == nil {
+			_, err = f.Write(make([]byte, 4096))
+			err = errors.Join(err, f.Sync(), f.Close())
+		}
+		if err == nil {
+			t.Errorf("open flags %#x: writing succeeded", flags)
+		}
+	}
+	umount(t, dir)
+	if got, err := openImage(t, img, ext4.Options{}).FS().ReadFile("file"); err != nil || string(got) != content {
+		t.Errorf("%q, %v", got, err)
+	}
 }

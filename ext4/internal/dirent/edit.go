@@ -65,11 +65,10 @@ func (d *Dir) Remove(tx buffer.Tx, name string) (ino uint32, err error) {
 	}
 	e := edit{d: d, tx: tx}
 	defer e.seal()
-	b, err := e.modify(p.b, buffer.DirLeaf)
-	if err != nil {
+	if err := e.modify(p.b, buffer.DirLeaf); err != nil {
 		return 0, err
 	}
-	return p.ino, d.erase(d.what(b.Block), b.Data[:len(area)], p.off, p.prev)
+	return p.ino, d.erase(d.what(p.b.Block), area, p.off, p.prev)
 }
 
 // Replace makes a name, which may be "..", refer to another inode and returns
@@ -88,11 +87,10 @@ func (d *Dir) Replace(tx buffer.Tx, name string, ino uint32, ftype uint8) (old u
 	}
 	e := edit{d: d, tx: tx}
 	defer e.seal()
-	b, err := e.modify(p.b, kind)
-	if err != nil {
+	if err := e.modify(p.b, kind); err != nil {
 		return 0, err
 	}
-	disk.SetDirInode(b.Data, p.off, ino, ftype, d.Filetype)
+	disk.SetDirInode(p.b.Data, p.off, ino, ftype, d.Filetype)
 	return p.ino, nil
 }
 
@@ -203,24 +201,12 @@ type touched struct {
 	kind buffer.Kind
 }
 
-// modify makes b part of the transaction. It returns b or, where the cache has
-// dropped that meanwhile, another buffer with the same content.
-func (e *edit) modify(b *buffer.Buffer, kind buffer.Kind) (*buffer.Buffer, error) {
-	b.Pin()
-	for !e.d.Map.Cache.Has(b.Block) {
-		b.Unpin()
-		again, err := e.d.block(0, b.Block, func(uint64, []byte) buffer.Kind { return kind })
-		if err != nil {
-			return nil, err
-		}
-		b = again
-		b.Pin()
-	}
-	defer b.Unpin()
+// modify makes b part of the transaction.
+func (e *edit) modify(b *buffer.Buffer, kind buffer.Kind) error {
 	if err := e.tx.Modify(b); err != nil {
-		return nil, err
+		return err
 	}
-	return b, e.touch(b, kind)
+	return e.touch(b, kind)
 }
 
 func (e *edit) touch(b *buffer.Buffer, kind buffer.Kind) error {

@@ -57,10 +57,10 @@ func (e *edit) put(b *buffer.Buffer, n disk.DirEntry) (done bool, err error) {
 	if !ok {
 		return false, err
 	}
-	if b, err = e.modify(b, buffer.DirLeaf); err != nil {
+	if err := e.modify(b, buffer.DirLeaf); err != nil {
 		return false, err
 	}
-	e.d.fill(b.Data[:len(area)], s, n)
+	e.d.fill(area, s, n)
 	return true, nil
 }
 
@@ -96,7 +96,7 @@ func (e *edit) makeIndex(b *buffer.Buffer) error {
 	if dots != 2 {
 		return disk.Corruptf(what, "does not start with . and ..")
 	}
-	if b, err = e.modify(b, buffer.DirLeaf); err != nil {
+	if err := e.modify(b, buffer.DirLeaf); err != nil {
 		return err
 	}
 	blk, leaf, err := e.append(buffer.DirLeaf)

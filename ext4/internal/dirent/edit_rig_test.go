@@ -1,6 +1,7 @@
 package dirent_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ type rigShape struct {
 	csum      bool
 	casefold  bool
 	most      uint64 // blocks that can be allocated
+	cacheSize int64  // 0: large
 	format    dirent.Format
 }
 
@@ -76,7 +78,7 @@ func newRig(tb testing.TB, shape rigShape) *rig {
 
 // forget begins with an empty cache.
 func (r *rig) forget() {
-	r.cache = buffer.New(r.dev, r.blockSize, 256<<20)
+	r.cache = buffer.New(r.dev, r.blockSize, cmp.Or(r.cacheSize, 256<<20))
 	r.tx = buffertest.New(r.cache)
 }
 

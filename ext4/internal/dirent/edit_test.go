@@ -96,6 +96,25 @@ func TestHundredThousand(t *testing.T) {
 	r.holds(want)
 }
 
+// TestTinyCache has a cache that drops blocks between their being read and their
+// being changed.
+func TestTinyCache(t *testing.T) {
+	r := newRig(t, rigShape{blockSize: 1024, csum: true, format: rigFormat(), cacheSize: 1})
+	r.init()
+	want := map[string]uint32{}
+	for i := range 2500 {
+		name := long(240, i)
+		want[name] = uint32(100 + i)
+		r.mustAdd(name, want[name])
+		if i%3 == 0 {
+			if _, err := r.remove(long(240, i/2)); err == nil {
+				delete(want, long(240, i/2))
+			}
+		}
+	}
+	r.holds(want)
+}
+
 func (r *rig) levels() int {
 	b := make([]byte, r.blockSize)
 	if _, err := r.dev.ReadAt(b, int64(rigStart*r.blockSize)); err != nil {

@@ -73,10 +73,11 @@ func (e *edit) makeRoom(p *path, b *buffer.Buffer, h *hasher, need int) error {
 	case total(records)+need <= len(area):
 		// There is room, though in pieces. Positions are hashes: entries of
 		// this leaf may move.
-		if b, err = e.modify(b, buffer.DirLeaf); err == nil {
-			pack(b.Data[:len(area)], area, records)
+		if err := e.modify(b, buffer.DirLeaf); err != nil {
+			return err
 		}
-		return err
+		pack(b.Data[:len(area)], area, records)
+		return nil
 	case p.frames[p.depth].node.Full():
 		return e.splitNode(p)
 	}
@@ -103,8 +104,7 @@ func (e *edit) splitLeaf(p *path, b *buffer.Buffer, area []byte, records []recor
 		}
 		hash |= 1 // continues the hash
 	}
-	b, err := e.modify(b, buffer.DirLeaf)
-	if err != nil {
+	if err := e.modify(b, buffer.DirLeaf); err != nil {
 		return err
 	}
 	if err := e.modifyNode(p, p.depth); err != nil {
@@ -174,20 +174,9 @@ func (e *edit) splitNode(p *path) error {
 
 // modifyNode makes the index block of a frame part of the transaction.
 func (e *edit) modifyNode(p *path, i int) error {
-	f := &p.frames[i]
 	kind := buffer.DxNode
 	if i == 0 {
 		kind = buffer.DxRoot
 	}
-	b, err := e.modify(f.b, kind)
-	if err != nil || b == f.b {
-		return err
-	}
-	f.b = b
-	if i == 0 {
-		_, f.node, err = disk.DecodeDxRoot(p.d.name(), b.Data, p.levels, p.d.Map.Sums.Metadata)
-	} else {
-		f.node, err = disk.DecodeDxNode(p.d.name(), b.Data, p.d.Map.Sums.Metadata)
-	}
-	return err
+	return e.modify(p.frames[i].b, kind)
 }

@@ -85,7 +85,6 @@ func (m *Map) Remove(tx buffer.Tx, a Allocator, lo, hi uint64, freed func(start,
 // calls of freed. What is left is [lo, rest), with rest equal to lo when nothing
 // is. Between steps the map is sound, and the inode may be stored.
 func (m *Map) RemoveStep(tx buffer.Tx, a Allocator, lo, hi uint64, limit int, freed func(start, n uint64) error) (rest uint64, err error) {
-	hi = min(hi, MaxBlocks)
 	switch {
 	case lo >= hi:
 		return lo, nil

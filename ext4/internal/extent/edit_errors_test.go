@@ -311,6 +311,35 @@ func TestEditDamagedTrees(t *testing.T) {
 	}
 }
 
+// TestNodeChangesUnderneath has nodes that become nonsense after they were
+// checked, as they do when a hostile image gives their block to another inode
+// too. Edits may then do anything but panic.
+func TestNodeChangesUnderneath(t *testing.T) {
+	geo := disktest.Geometry(t, 1024, editBlocks)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 300 {
+		g := newRig(t, geo, true, true)
+		for i := range uint64(84 * 6) {
+			g.must(g.m.Insert(g.tx, g.nodes, scattered(3*i)))
+		}
+		for blk := range g.nodes.used {
+			b := g.tx.buffers[blk]
+			for range rng.IntN(3) {
+				b.Data[rng.IntN(40)] = byte(rng.Uint32())
+				b.Data[2+rng.IntN(4)] = byte(rng.Uint32())
+			}
+		}
+		for range 20 {
+			blk := rng.Uint64N(84 * 6 * 3)
+			_, _ = g.m.Lookup(blk)
+			_ = g.m.Insert(g.tx, g.nodes, written(blk, 1+rng.Uint64N(9), 1<<20+50*blk))
+			_, _ = g.m.RemoveStep(g.tx, g.nodes, blk, blk+20, 50, noFree)
+			_, _ = g.m.ConvertStep(g.tx, g.nodes, blk, blk+20, extent.Unwritten)
+			_, _, _ = g.m.ShiftStep(g.tx, g.nodes, blk, 1<<32, rng.Int64N(9)-4)
+		}
+	}
+}
+
 // TestSpaceRunsOut has the allocator fail at each call of edits that need nodes
 // at every level.
 func TestSpaceRunsOut(t *testing.T) {

@@ -237,7 +237,7 @@ func TestEditsBeforeTheKernel(t *testing.T) {
 		"-t ext3 -b 4096 -I 256 -O metadata_csum",
 	} {
 		t.Run(args, func(t *testing.T) {
-			const blocks = 6000
+			const blocks = 4000
 			blockSize := 1024
 			if strings.Contains(args, "4096") {
 				blockSize = 4096

@@ -277,7 +277,7 @@ func TestEditsEqualModel(t *testing.T) {
 						g.small(drawn(rapid.Uint64().Draw(t, "tree"), 0))
 						g.check()
 					}
-					for i, seed := range rapid.SliceOfN(rapid.Uint64(), 10, 80).Draw(t, "edits") {
+					for i, seed := range rapid.SliceOfN(rapid.Uint64(), 5, 60).Draw(t, "edits") {
 						g.random(drawn(seed, i))
 					}
 					if err := g.m.Remove(g.tx, g.nodes, 0, 1<<63, func(uint64, uint64) error { return nil }); err != nil {

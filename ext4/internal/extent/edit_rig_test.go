@@ -54,7 +54,7 @@ func (g *rig) reopen() {
 		}
 	}
 	g.m.Cache = buffer.New(g.dev, int(g.geo.BlockSize), 1<<22)
-	g.tx = &countingTx{Tx: buffertest.New(g.m.Cache), touched: map[uint64]bool{}}
+	g.tx = &countingTx{Tx: buffertest.New(g.m.Cache), touched: map[uint64]bool{}, buffers: map[uint64]*buffer.Buffer{}}
 	g.nodes.tx = g.tx
 }
 
@@ -62,16 +62,20 @@ func (g *rig) reopen() {
 type countingTx struct {
 	*buffertest.Tx
 	touched map[uint64]bool
+	buffers map[uint64]*buffer.Buffer // of all times
 }
 
 func (tx *countingTx) Modify(b *buffer.Buffer) error {
 	tx.touched[b.Block] = true
+	tx.buffers[b.Block] = b
 	return tx.Tx.Modify(b)
 }
 
 func (tx *countingTx) New(blk uint64, tag buffer.Tag) (*buffer.Buffer, error) {
 	tx.touched[blk] = true
-	return tx.Tx.New(blk, tag)
+	b, err := tx.Tx.New(blk, tag)
+	tx.buffers[blk] = b
+	return b, err
 }
 
 // nodePool hands out blocks for nodes, those freed last first.

@@ -85,20 +85,25 @@ func TestRandomInsertsAndRemoves(t *testing.T) {
 // TestWholeFileAtOnce inserts the longest possible run, which is cut into more
 // extents than a few nodes have room for, and takes it out in steps.
 func TestWholeFileAtOnce(t *testing.T) {
-	for _, blockSize := range []int{1024, 4096} {
-		g := newRig(t, disktest.Geometry(t, blockSize, editBlocks), true, true)
-		all := extent.Run{Len: extent.MaxMapped, Start: 1 << 34, State: extent.Unwritten}
-		g.must(g.insert(all))
-		g.check()
-		g.must(g.convert(1<<31+5, 1<<31+6, extent.Written))
-		g.must(g.convert(1<<20, 1<<22, extent.Written))
-		g.check()
-		g.must(g.remove(1<<20, 1<<22, 7))
-		g.must(g.shift(1<<22, -(1 << 20)))
-		g.check()
-		g.must(g.remove(0, 1<<63, 1000))
-		g.check()
+	g := newRig(t, disktest.Geometry(t, 1024, editBlocks), true, true)
+	all := extent.Run{Len: extent.MaxMapped, Start: 1 << 34, State: extent.Unwritten}
+	g.must(g.insert(all))
+	g.check()
+	g.must(g.convert(1<<31+5, 1<<31+6, extent.Written))
+	g.must(g.convert(1<<20, 1<<22, extent.Written))
+	g.check()
+	g.must(g.remove(1<<20, 1<<22, 7))
+	g.must(g.shift(1<<22, -(1 << 20)))
+	g.check()
+	g.must(g.remove(0, 1<<63, 1000))
+	g.check()
+
+	// The same into a tree that has nodes already.
+	for i := range uint64(10) {
+		g.must(g.insert(scattered(i)))
 	}
+	g.must(g.insert(extent.Run{Block: 100, Len: extent.MaxMapped - 100, Start: 1 << 34, State: extent.Written}))
+	g.check()
 }
 
 // TestConvertToUnwritten splits every extent of a full leaf, since an unwritten
@@ -318,6 +323,39 @@ func TestTouchesLittle(t *testing.T) {
 			t.Errorf("%s: touches %d blocks, want %d", s.what, n, s.want)
 		}
 	}
+}
+
+// TestTouchesLittleElsewhere is the same for other kinds of nodes.
+func TestTouchesLittleElsewhere(t *testing.T) {
+	geo := disktest.Geometry(t, 1024, editBlocks)
+	g := newRig(t, geo, true, true)
+	for i := range uint64(83) {
+		g.must(g.insert(scattered(3 * i)))
+	}
+	g.must(g.insert(written(1000, 32768, 1<<20)))
+	g.must(g.insert(written(1000+32768, 5, 1<<20+32768)))
+	if n := len(g.tx.touched); n != 1 {
+		t.Errorf("an extent that continues the longest possible one touches %d blocks, besides the new leaf", n-1)
+	}
+	g.check()
+
+	g = newRig(t, geo, false, true)
+	g.must(g.insert(written(firstTriple, 1, 1<<20)))
+	g.must(g.insert(written(firstTriple+5, 1, 1<<21)))
+	if n := len(g.tx.touched); n != 1 {
+		t.Errorf("a pointer into an indirect block touches %d blocks", n)
+	}
+	g.must(g.insert(written(firstTriple+perBlock, 1, 1<<22)))
+	if n := len(g.tx.touched); n != 2 {
+		t.Errorf("a new indirect block touches %d blocks", n)
+	}
+	clear(g.tx.touched)
+	g.must(g.m.Remove(g.tx, g.nodes, firstTriple+perBlock, firstTriple+perBlock+1, noFree))
+	if n := len(g.tx.touched); n != 1 {
+		t.Errorf("removing it touches %d blocks", n)
+	}
+	g.want.cut(firstTriple+perBlock, firstTriple+perBlock+1)
+	g.check()
 }
 
 func noFree(uint64, uint64) error { return nil }

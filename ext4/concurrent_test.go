@@ -1,0 +1,47 @@
+package ext4_test
+
+import (
+	"fmt"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"ext4box/blockdev/blocktest"
+	"ext4box/ext4"
+)
+
+// TestGroupsWhileTheyChange looks at descriptors and inodes while others of the
+// same blocks change: nobody may see half of a change.
+func TestGroupsWhileTheyChange(t *testing.T) {
+	r := newCrashRig(t, crashConfigs[0])
+	dev := blocktest.NewOverlay(r.dev, r.dev.Size())
+	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		dir, err := fs.Create(ext4.RootIno, fmt.Sprint(i), ext4.NewNode{Mode: syscall.S_IFDIR | 0o755})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			for range 3000 {
+				ino, err := fs.Create(dir, "f", ext4.NewNode{Mode: syscall.S_IFREG | 0o644})
+				if err == nil {
+					err = fs.SetAttr(ino, ext4.Attr{})
+				}
+				if err == nil {
+					err = fs.Unlink(dir, "f")
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
