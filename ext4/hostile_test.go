@@ -511,9 +511,8 @@ func logOfDescriptors(t *testing.T) *evil {
 		e.write((at+uint64(pos))*65536, be(journalMagic, 1, 1))
 	}
 	e.write((at+uint64(pos))*65536, be(journalMagic, 2, 1))
-	root := e.block(nil)
 	e.next = at + blocks
-	root = e.next
+	root := e.next
 	var list []disktest.Extent
 	for i := uint32(0); i < blocks; i += 32768 {
 		list = append(list, disktest.Written(i, 32768, at+uint64(i)))

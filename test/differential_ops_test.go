@@ -113,7 +113,7 @@ func (p *player) do(s step) (string, error) {
 	case "truncate":
 		return "", unix.Truncate(a, s.n)
 	case "write":
-		fd, err := unix.Open(a, unix.O_WRONLY|s.flag, 0)
+		fd, err := unix.Open(a, unix.O_WRONLY|unix.O_NONBLOCK|s.flag, 0)
 		if err != nil {
 			return "", err
 		}
@@ -364,7 +364,7 @@ func (g *generator) length() int64 {
 
 func (g *generator) xattr() string {
 	return pick(g, "user.a", "user.b", "user.c", "user.long-"+longName[:200], "user."+longName, "trusted.t", "security.s",
-		"system.x", "nothing", "user.", "security.capability")
+		"system.x", "nothing", "user.")
 }
 
 func (g *generator) time() int64 {
