@@ -198,6 +198,9 @@ func within(t *testing.T, fn func() error) error {
 // TestHostile opens images that were made to hurt and does one thing with each.
 // It must end soon, without much memory, and as expected.
 func TestHostile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its limits are for code at full speed, which the race detector's is not")
+	}
 	lookup := func(fs *ext4.FS) error {
 		_, err := fs.Lookup(evilDir, absent)
 		return err

@@ -75,9 +75,16 @@ func (m *Map) spliceCredits(n, add int) Credits {
 		add = nodes - 1
 		grows = add >= rootCapacity
 	}
-	c.Blocks += c.Allocs
 	// Extents that merge may leave each level with one node, which then goes.
 	c.Frees = max(c.Allocs, depth)
+	if n > 1 {
+		// Between splices the tree may get flatter by that and grow again. From
+		// the inode to a leaf and back takes two, and where a level comes back
+		// what it had before, at most a node's entries, is to be added again.
+		c.Allocs += n/2 + depth
+		c.Frees = c.Allocs + depth
+	}
+	c.Blocks += c.Allocs
 	return c
 }
 

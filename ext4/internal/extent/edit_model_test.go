@@ -122,19 +122,7 @@ func (g *rig) random(pick draw) {
 			g.try("insert", func() error { return g.insert(r) })
 		}
 	case op < 5:
-		// Many short ones, so that there are nodes.
-		stride := 2 + pick(2)
-		for range 10 + pick(120) {
-			if r, ok := g.randomRun(pick, blk, 1); ok {
-				if !g.try("insert", func() error { return g.insert(r) }) {
-					break
-				}
-			}
-			blk += stride
-			if blk >= firstNone {
-				break
-			}
-		}
+		g.many(pick, blk)
 	case op < 7:
 		if pick(6) == 0 {
 			n = 1 << (10 + pick(22))
@@ -171,6 +159,33 @@ func (g *rig) random(pick draw) {
 		}
 	}
 	g.check()
+}
+
+// many inserts many short runs, so that there are nodes. It has credits for all
+// of them.
+func (g *rig) many(pick draw, blk uint64) {
+	g.Helper()
+	n, stride := 2+pick(120), 2+pick(2)
+	c := g.m.InsertCredits(int(n), blk, blk+n*stride)
+	var used extent.Credits
+	touched := map[uint64]bool{}
+	for range n {
+		if r, ok := g.randomRun(pick, blk, 1+pick(stride)); ok {
+			done := g.try("insert", func() error { return g.insert(r) })
+			maps.Copy(touched, g.tx.touched)
+			used.Allocs += g.nodes.allocs
+			used.Frees += g.nodes.frees
+			if !done {
+				break
+			}
+		}
+		if blk += stride; blk >= firstNone-1 {
+			break
+		}
+	}
+	if used.Blocks = len(touched); used.Blocks > c.Blocks || used.Allocs > c.Allocs || used.Frees > c.Frees {
+		g.Fatalf("inserting %d runs needed %+v, credits were %+v", n, used, c)
+	}
 }
 
 func (g *rig) shiftUp(blk, n uint64) error {

@@ -1,6 +1,7 @@
 package extent_test
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -294,6 +295,34 @@ func TestRemoveFreesAll(t *testing.T) {
 			t.Errorf("depth %d becomes %d, %d nodes freed, credits %+v", depth, g.depth(), g.nodes.frees, c)
 		}
 	}
+}
+
+// TestCreditsOfMany has inserts by which the tree grows and shrinks in turn.
+func TestCreditsOfMany(t *testing.T) {
+	g := newRig(t, disktest.Geometry(t, 1024, editBlocks), true, true)
+	for i := range uint64(4) {
+		g.must(g.insert(written(1000*i, 1, 1<<33+1000*i)))
+	}
+	const n = 20
+	c := g.m.InsertCredits(n, 0, 4000)
+	var used extent.Credits
+	touched := map[uint64]bool{}
+	for i := range uint64(n) {
+		at := 3000 + i + 2 // leaves a gap, which the next one closes
+		if i%2 == 1 {
+			at = 3000 + i
+		}
+		g.must(g.insert(written(at, 1, 1<<33+at)))
+		g.nodes.spare = nil // so that no block is used again
+		maps.Copy(touched, g.tx.touched)
+		used.Allocs += g.nodes.allocs
+		used.Frees += g.nodes.frees
+	}
+	used.Blocks = len(touched)
+	if used.Allocs > c.Allocs || used.Frees > c.Frees || used.Blocks > c.Blocks || used.Allocs < n/2 {
+		t.Errorf("%d inserts needed %+v, credits were %+v", n, used, c)
+	}
+	g.check()
 }
 
 // TestTouchesLittle has edits that change one leaf, and with it no other block.
