@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"syscall"
-	"time"
 
 	"ext4box/ext4"
 	"ext4box/fuse"
@@ -67,8 +66,6 @@ func (s *Server) Params() fuse.Params {
 	}
 	return p
 }
-
-func (s *Server) now() time.Time { return time.Now() }
 
 // Init accepts the terms.
 func (s *Server) Init(*fuse.Request, *fuse.Protocol) syscall.Errno { return 0 }
