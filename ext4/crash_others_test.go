@@ -32,31 +32,38 @@ func runFsck(path string, args ...string) error {
 }
 
 // byE2fsck has e2fsck replay the journal, which must be all that is needed, and
-// ext4box look at the result.
-func (r *crashRig) byE2fsck(dev, journal blockdev.Device, cut int64) error {
+// ext4box look at the result. decided is false for what e2fsck is known to get
+// wrong, and the kernel has to be asked about.
+func (r *crashRig) byE2fsck(dev, journal blockdev.Device, cut int64) (decided bool, err error) {
 	path, args, err := r.dump(dev, journal)
 	if err != nil {
-		return err
+		return true, err
 	}
 	// -p does what is safe without asking, and fails where it would have to ask.
 	out, err := exec.Command("e2fsck", append(args, "-fp", path)...).CombinedOutput()
+	if strings.Contains(string(out), "was corrupt, replay was aborted") {
+		// The power was cut while a commit block was written, of which only the
+		// first sector is new. It is complete as far as it says anything; Linux
+		// has known that since 6.10, e2fsck 1.47.0 takes it for damage.
+		return false, nil
+	}
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) {
-		return fmt.Errorf("e2fsck -fp: %v\n%s", err, out)
+		return true, fmt.Errorf("e2fsck -fp: %v\n%s", err, out)
 	}
 	if strings.Contains(string(out), "Truncating orphaned inode") && strings.Contains(string(out), ", i_blocks is ") {
 		// When e2fsck finishes a truncation it drops the attribute block of the
 		// file as well, and then finds the count of its blocks wrong. The kernel
 		// keeps it, so its verdict on such an image is what counts.
-		return nil
+		return false, nil
 	}
 	if err := unexpectedRepairs(string(out)); err != nil {
-		return err
+		return true, err
 	}
 	if err := r.judgeFile(path, args, cut); err != nil {
-		return fmt.Errorf("recovered by e2fsck: %w", err)
+		return true, fmt.Errorf("recovered by e2fsck: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // byKernel has the kernel recover.
