@@ -343,12 +343,9 @@ func (fs *FS) growDir(tx *journal.Handle, in *inode, d *dirent.Dir) dirent.Grow 
 // allocMapped allocates one block of metadata and maps it in the inode.
 func (fs *FS) allocMapped(tx *journal.Handle, in *inode, m *extent.Map, blk uint64) (uint64, error) {
 	goal, merge := fs.goal(in, blk)
-	run, err := fs.w.groups.Reserve(balloc.Request{Goal: goal, Merge: merge, Want: 1, Metadata: true})
+	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Merge: merge, Want: 1, Metadata: true})
 	if err != nil {
 		return 0, err
-	}
-	if err := fs.w.groups.Claim(tx, run); err != nil {
-		return 0, errors.Join(err, fs.w.groups.Release(run))
 	}
 	err = m.Insert(tx, nodeAllocator{fs, in}, extent.Run{Block: blk, Len: 1, Start: run.Start, State: extent.Written})
 	if err != nil {

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"syscall"
@@ -193,7 +194,7 @@ func (fs *FS) readMapped(m *iomap.Mapping, p []byte, pos uint64) error {
 	skip := pos - m.Offset
 	switch m.Type {
 	case iomap.Mapped:
-		return fs.readDevice(p, int64(m.Addr+skip))
+		return readFull(fs.dev, p, int64(m.Addr+skip))
 	case iomap.Inline:
 		n := 0
 		if skip < uint64(len(m.Inline)) {
@@ -206,13 +207,13 @@ func (fs *FS) readMapped(m *iomap.Mapping, p []byte, pos uint64) error {
 	return nil
 }
 
-// readDevice reads all of p; an end of the device is an error.
-func (fs *FS) readDevice(p []byte, off int64) error {
-	n, err := fs.dev.ReadAt(p, off)
+// readFull reads all of p; an end of the device is an error.
+func readFull(dev io.ReaderAt, p []byte, off int64) error {
+	n, err := dev.ReadAt(p, off)
 	if n == len(p) {
 		return nil
 	}
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		err = fmt.Errorf("the device is too short: %w", syscall.EIO)
 	}
 	return err
@@ -220,7 +221,7 @@ func (fs *FS) readDevice(p []byte, off int64) error {
 
 // readBlock reads a device block without going through the cache.
 func (fs *FS) readBlock(p []byte, blk uint64) error {
-	if err := fs.readDevice(p, int64(blk)<<fs.geo.BlockBits); err != nil {
+	if err := readFull(fs.dev, p, int64(blk)<<fs.geo.BlockBits); err != nil {
 		return fmt.Errorf("read block %d: %w", blk, err)
 	}
 	return nil

@@ -158,10 +158,7 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 // filesystem and no other's.
 func (fs *FS) checkJournalDevice(dev blockdev.Device) error {
 	raw := make([]byte, disk.SuperblockSize)
-	if n, err := dev.ReadAt(raw, disk.SuperblockOffset); n < len(raw) {
-		if err == nil || err == io.EOF {
-			err = fmt.Errorf("the device is too short: %w", syscall.EIO)
-		}
+	if err := readFull(dev, raw, disk.SuperblockOffset); err != nil {
 		return fmt.Errorf("read the superblock of the journal device: %w", err)
 	}
 	sb := disk.DecodeSuperblock(raw)

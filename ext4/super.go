@@ -1,9 +1,7 @@
 package ext4
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"syscall"
 
@@ -54,10 +52,7 @@ func (fs *FS) readSuperblock() error {
 	if off > fs.dev.Size()-disk.SuperblockSize {
 		return &NotExt4Error{Offset: off, Found: fmt.Sprintf("only %d bytes long", fs.dev.Size())}
 	}
-	if n, err := fs.dev.ReadAt(raw, off); n < len(raw) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = fmt.Errorf("the device is too short: %w", syscall.EIO)
-		}
+	if err := readFull(fs.dev, raw, off); err != nil {
 		return fmt.Errorf("read superblock: %w", err)
 	}
 	sb := disk.DecodeSuperblock(raw)

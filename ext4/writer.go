@@ -218,12 +218,9 @@ var _ extent.Allocator = nodeAllocator{}
 
 // AllocNode takes one block for metadata of the inode.
 func (a nodeAllocator) AllocNode(tx buffer.Tx, goal uint64) (uint64, error) {
-	run, err := a.fs.w.groups.Reserve(balloc.Request{Goal: goal, Want: 1, Metadata: true, Pool: true})
+	run, err := a.fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Want: 1, Metadata: true, Pool: true})
 	if err != nil {
 		return 0, err
-	}
-	if err := a.fs.w.groups.Claim(tx, run); err != nil {
-		return 0, errors.Join(err, a.fs.w.groups.Release(run))
 	}
 	return run.Start, a.fs.addBlocks(a.in, 1)
 }

@@ -211,11 +211,8 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 		}
 	}
 	goal, _ := fs.goal(in, 0)
-	run, err := fs.w.groups.Reserve(balloc.Request{Goal: goal, Want: 1, Metadata: true})
+	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Want: 1, Metadata: true})
 	if err != nil {
-		return err
-	}
-	if err := fs.w.groups.Claim(tx, run); err != nil {
 		return err
 	}
 	if err := fs.dropXattrBlock(tx, in); err != nil {
