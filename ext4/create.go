@@ -118,7 +118,7 @@ func addSubdirLink(d *inode) {
 	if d.Links == 1 {
 		return
 	}
-	if d.Links++; d.Links >= maxFileLinks {
+	if d.Links++; d.Links > maxFileLinks {
 		d.Links = 1
 	}
 }
@@ -132,7 +132,15 @@ func removeSubdirLink(d *inode) {
 
 // create makes an inode, and its name unless that is empty, in directory d, which
 // is locked.
-func (fs *FS) create(d *inode, name string, n NewNode) (Ino, error) {
+func (fs *FS) create(d *inode, name string, n NewNode) (ino Ino, err error) {
+	err = fs.retrying(func() error {
+		ino, err = fs.tryCreate(d, name, n)
+		return err
+	})
+	return ino, err
+}
+
+func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 	in := &inode{seed: rand.Uint32()}
 	attrs, err := fs.prepare(in, d, n)
 	if err != nil {
@@ -268,7 +276,7 @@ func (fs *FS) inheritACL(in, d *inode, umask uint32) ([]xattr.Attr, error) {
 // fill writes a new inode, what it contains, and its name.
 func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, attrs []xattr.Attr) error {
 	// The slot may still have what an earlier inode left there.
-	if err := fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { clear(raw) }); err != nil {
+	if err := fs.editSlot(tx, in.ino, func(raw []byte) { clear(raw) }); err != nil {
 		return err
 	}
 	switch {
@@ -315,7 +323,8 @@ func (fs *FS) abandon(tx *journal.Handle, in *inode) error {
 		})
 	}
 	err = errors.Join(err, fs.dropXattrBlock(tx, in))
-	err = errors.Join(err, fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { clear(raw) }))
+	// Without a checksum, as mke2fs leaves an inode that was never in use.
+	err = errors.Join(err, fs.editSlot(tx, in.ino, func(raw []byte) { clear(raw) }))
 	return errors.Join(err, fs.w.groups.FreeInode(tx, uint32(in.ino), in.IsDir()))
 }
 
@@ -343,7 +352,7 @@ func (fs *FS) growDir(tx *journal.Handle, in *inode, d *dirent.Dir) dirent.Grow 
 // allocMapped allocates one block of metadata and maps it in the inode.
 func (fs *FS) allocMapped(tx *journal.Handle, in *inode, m *extent.Map, blk uint64) (uint64, error) {
 	goal, merge := fs.goal(in, blk)
-	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Merge: merge, Want: 1, Metadata: true})
+	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Merge: merge, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode)})
 	if err != nil {
 		return 0, err
 	}

@@ -131,7 +131,13 @@ func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
 // how many.
 func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
 	goal, merge := fs.goal(in, hole.Block)
-	got, err := fs.w.groups.Reserve(balloc.Request{Goal: goal, Merge: merge, Want: uint32(hole.Len)})
+	var got balloc.Run
+	err := fs.retrying(func() (err error) {
+		got, err = fs.w.groups.Reserve(balloc.Request{
+			Goal: goal, Merge: merge, Want: uint32(hole.Len), Root: fs.privileged(&in.Inode),
+		})
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}

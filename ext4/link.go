@@ -15,6 +15,10 @@ func (fs *FS) Link(ino, dir Ino, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
+	return fs.retrying(func() error { return fs.link(ino, dir, name) })
+}
+
+func (fs *FS) link(ino, dir Ino, name string) error {
 	locked, err := fs.wlockAll(dir, ino)
 	if err != nil {
 		return err

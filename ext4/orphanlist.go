@@ -150,6 +150,12 @@ func (o *orphanList) has(ino Ino) bool {
 	return o.index[ino] != nil
 }
 
+func (o *orphanList) empty() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.index) == 0
+}
+
 // all lists the inodes, the first one first.
 func (o *orphanList) all() []Ino {
 	o.mu.Lock()

@@ -41,7 +41,9 @@ func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, f
 		return syscall.EROFS
 	}
 	for {
-		err := fs.tryRename(oldDir, oldName, newDir, newName, flags, NewNode{Mode: disk.ModeChar, UID: uid, GID: gid})
+		err := fs.retrying(func() error {
+			return fs.tryRename(oldDir, oldName, newDir, newName, flags, NewNode{Mode: disk.ModeChar, UID: uid, GID: gid})
+		})
 		if !errors.Is(err, errMoved) {
 			return err
 		}

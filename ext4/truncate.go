@@ -41,14 +41,18 @@ func (fs *FS) Truncate(ino Ino, size uint64) error {
 	return fs.truncate(in, size, true)
 }
 
-// maxSize is the largest size that a file can have.
+// maxSize is the largest size that a file can have, which the block numbers
+// limit and the field that counts its sectors.
 func (fs *FS) maxSize(in *inode) uint64 {
 	blocks := uint64(extent.MaxBlocks - 1)
-	if in.Flags&disk.FlagExtents == 0 {
-		n := uint64(fs.geo.BlockSize / 4)
-		blocks = min(12+n+n*n+n*n*n, blocks)
+	count := uint64(1<<48 - 1) // blocks that the inode can account for
+	if !fs.hugeFile() {
+		count = (1<<32 - 1) >> (fs.geo.BlockBits - 9)
 	}
-	return blocks << fs.geo.BlockBits
+	if in.Flags&disk.FlagExtents != 0 {
+		return min(blocks, count) << fs.geo.BlockBits
+	}
+	return min(blocks, extent.MaxPointed(fs.geo.BlockSize, count)) << fs.geo.BlockBits
 }
 
 // truncate is Truncate of an inode whose locks, io and mu, are both held. With
@@ -215,6 +219,7 @@ func (fs *FS) reap(ino Ino) error {
 	}
 	in.deleted = true
 	fs.nodes.Remove(uint64(ino))
+	fs.w.reaped.Add(1)
 	return nil
 }
 

@@ -50,9 +50,13 @@ func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 		}
 	}
 	goal, merge := fs.goal(in, blk)
-	got, err := in.prealloc.Reserve(fs.w.groups, balloc.Request{
-		Goal: goal, Merge: merge, Want: uint32(min(run.Len, extentMax)),
-		Append: off+n > in.size && end<<fs.geo.BlockBits >= in.size,
+	var got balloc.Run
+	err = fs.retrying(func() (err error) {
+		got, err = in.prealloc.Reserve(fs.w.groups, balloc.Request{
+			Goal: goal, Merge: merge, Want: uint32(min(run.Len, extentMax)), Root: fs.privileged(&in.Inode),
+			Append: off+n > in.size && end<<fs.geo.BlockBits >= in.size,
+		})
+		return err
 	})
 	if err != nil {
 		return iomap.Mapping{}, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ type writer struct {
 	super   superblock
 	orphans orphanList
 	holds   holds
+	reaped  atomic.Uint64 // inodes deleted since the filesystem was opened
 
 	// sharedXattrs guards the reference counts of attribute blocks, which inodes
 	// share.
@@ -112,6 +114,16 @@ func (fs *FS) slot(ino Ino) (*buffer.Buffer, uint32, error) {
 // editRaw changes the raw inode in a transaction and renews its checksum. It
 // takes one credit.
 func (fs *FS) editRaw(tx *journal.Handle, ino Ino, seed uint32, edit func(raw []byte)) error {
+	return fs.editSlot(tx, ino, func(raw []byte) {
+		edit(raw)
+		if fs.sums.Metadata {
+			disk.SealInode(seed, raw)
+		}
+	})
+}
+
+// editSlot changes an inode's place in the inode table. It takes one credit.
+func (fs *FS) editSlot(tx *journal.Handle, ino Ino, edit func(raw []byte)) error {
 	b, off, err := fs.slot(ino)
 	if err != nil {
 		return err
@@ -122,11 +134,7 @@ func (fs *FS) editRaw(tx *journal.Handle, ino Ino, seed uint32, edit func(raw []
 	}
 	b.Lock()
 	defer b.Unlock()
-	raw := b.Data[off : off+fs.geo.InodeSize]
-	edit(raw)
-	if fs.sums.Metadata {
-		disk.SealInode(seed, raw)
-	}
+	edit(b.Data[off : off+fs.geo.InodeSize])
 	return nil
 }
 

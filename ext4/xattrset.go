@@ -140,15 +140,19 @@ func (fs *FS) editXattrs(in *inode, edit func([]xattr.Attr) ([]xattr.Attr, error
 	if attrs, err = edit(attrs); err != nil {
 		return err
 	}
-	return fs.transact(creditsSetXattrs, 1, func(tx *journal.Handle) error {
-		err := fs.putXattrs(tx, in, attrs)
-		if err != nil {
-			in.Mode = mode
-			return err
-		}
-		in.touch(false)
-		return fs.store(tx, in)
+	err = fs.retrying(func() error {
+		return fs.transact(creditsSetXattrs, 1, func(tx *journal.Handle) error {
+			if err := fs.putXattrs(tx, in, attrs); err != nil {
+				return err
+			}
+			in.touch(false)
+			return fs.store(tx, in)
+		})
 	})
+	if err != nil {
+		in.Mode = mode
+	}
+	return err
 }
 
 // allXattrs returns copies of all attributes of an inode.
@@ -211,7 +215,7 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 		}
 	}
 	goal, _ := fs.goal(in, 0)
-	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Want: 1, Metadata: true})
+	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode)})
 	if err != nil {
 		return err
 	}

@@ -131,11 +131,10 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 	if err := s.fs.KillPriv(ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
 		return 0, s.errno(r, err)
 	}
+	// Of a direct write the kernel makes EIO when it is only told how much of it
+	// was written: the reason is worth more.
 	n, err := s.fs.WriteBack(ino, data, int64(in.Offset))
-	if err != nil && n == 0 {
-		return 0, s.errno(r, err)
-	}
-	return n, 0
+	return n, s.errno(r, err)
 }
 
 // writeBack writes what the kernel has had in its cache, for a program that may

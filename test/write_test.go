@@ -42,7 +42,7 @@ func bothWays(t *testing.T, size int64, args []string, what, again func(t *testi
 					t.Fatal(err)
 				}
 			} else {
-				m := mountRW(t, img.Path)
+				m := mountRW(t, img.Path, "allow_other")
 				reports[i] += f(t, m)
 				umount(t, m)
 			}

@@ -12,6 +12,28 @@ const (
 	maxLevels    = 3
 )
 
+// MaxPointed is the number of blocks that a file without extents can have on a
+// filesystem with the given block size, in bytes, when the file, with the blocks
+// of pointers that lead there, can occupy at most room blocks.
+func MaxPointed(blockSize uint32, room uint64) uint64 {
+	perBlock := uint64(blockSize / 4)
+	data, pointers, span := uint64(directBlocks), uint64(0), uint64(1)
+	for range maxLevels {
+		span *= perBlock
+		// A full tree has 1 + perBlock + ... + span/perBlock blocks of pointers.
+		tree := (span - 1) / (perBlock - 1)
+		if data+span+pointers+tree > room {
+			// A part of it, less the pointers to so much.
+			for n := room - data; n > 1; pointers += n {
+				n = (n + perBlock - 1) / perBlock
+			}
+			return room - pointers
+		}
+		data, pointers = data+span, pointers+tree
+	}
+	return data
+}
+
 // lookupBlockMap finds blk in a map of block pointers. A level's tree covers
 // perBlock^level file blocks.
 func (m *Map) lookupBlockMap(blk uint64) (Run, error) {

@@ -1,0 +1,63 @@
+package ext4
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"ext4box/ext4/internal/disk"
+)
+
+const (
+	// maxRetries bounds how often an operation waits for space, which others may
+	// take as it becomes free.
+	maxRetries = 3
+	// reapWait is how long it waits for what was unlinked to be let go: the
+	// kernel tells a FUSE server of that only after it has returned to the caller.
+	reapWait = 100 * time.Millisecond
+)
+
+// retrying runs an operation that may find the filesystem full, and runs it again
+// when there is more room for it: when a commit makes free what was freed before
+// it, or an inode without a name is deleted. The operation has no handle open
+// between its runs, and a failed run has changed nothing.
+func (fs *FS) retrying(op func() error) error {
+	if fs.w == nil {
+		return op()
+	}
+	for i := 0; ; i++ {
+		reaped := fs.w.reaped.Load()
+		err := op()
+		if !errors.Is(err, syscall.ENOSPC) || i == maxRetries {
+			return err
+		}
+		if fs.w.groups.Waiting() == 0 && !fs.awaitReap(reaped) {
+			return err
+		}
+		if fs.w.groups.Waiting() > 0 {
+			if e := fs.w.log.Sync(); e != nil {
+				return errors.Join(err, e)
+			}
+		}
+	}
+}
+
+// awaitReap waits, not for long, until more inodes were deleted than before, if
+// any are about to be.
+func (fs *FS) awaitReap(before uint64) bool {
+	const step = time.Millisecond
+	for waited := time.Duration(0); fs.w.reaped.Load() == before; waited += step {
+		if waited >= reapWait || fs.w.orphans.empty() {
+			return false
+		}
+		time.Sleep(step)
+	}
+	return true
+}
+
+// privileged tells whether the blocks of an inode may come from those that are
+// reserved. That is for its owner, as the kernel's question is for the caller:
+// who called is not known when a cache is written back.
+func (fs *FS) privileged(in *disk.Inode) bool {
+	return in.UID == 0 || in.UID == fs.sb.DefResUID || fs.sb.DefResGID != 0 && in.GID == fs.sb.DefResGID
+}
