@@ -13,6 +13,7 @@ import (
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/fastcommit"
+	"ext4box/ext4/internal/syszone"
 	"ext4box/iomap"
 )
 
@@ -86,6 +87,7 @@ type FS struct {
 	mover iomap.Mover
 	w     *writer // nil: read-only
 
+	zones      *syszone.Zones
 	roReason   string
 	dirFormat  dirent.Format
 	superBlock uint64 // block of the superblock in use
@@ -126,6 +128,7 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 	if err := fs.recover(); err != nil {
 		return nil, err
 	}
+	fs.protect()
 	if fs.w != nil {
 		if err := fs.reapOrphans(); err != nil {
 			return nil, errors.Join(err, fs.closeWriter())
@@ -166,6 +169,7 @@ func (fs *FS) load() error {
 		fs.dirFormat.Fold = casefold.Fold
 	}
 	fs.free = freeSummary{}
+	fs.zones = syszone.New(&fs.geo, sb.GroupsPerFlex(), fs.superBlock, fs.readGroup)
 	return nil
 }
 

@@ -83,6 +83,7 @@ func (fs *FS) blockMap(in *inode) extent.Map {
 		Seed:  in.seed,
 		Root:  in.Block[:],
 		Tree:  in.Flags&disk.FlagExtents != 0,
+		Zones: fs.zonesFor(in.ino),
 	}
 }
 
@@ -213,8 +214,8 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 	if in.size >= 1<<63 {
 		return nil, disk.Corruptf(what, "size %d is impossible", in.size)
 	}
-	if in.FileACL != 0 && !fs.geo.BlocksInRange(in.FileACL, 1) {
-		return nil, disk.Corruptf(what, "attribute block %d lies beyond the filesystem", in.FileACL)
+	if in.FileACL != 0 && !fs.mayHave(in.FileACL, 1) {
+		return nil, disk.Corruptf(what, "attribute block %d is not for files", in.FileACL)
 	}
 	return in, fs.checkContent(in, what)
 }

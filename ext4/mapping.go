@@ -93,7 +93,12 @@ func (fs *FS) run(in *inode, blk uint64) (extent.Run, error) {
 	if err != nil {
 		return run, err
 	}
-	fs.applyFastCommit(in.ino, blk, &run)
+	if fs.fc != nil {
+		fs.applyFastCommit(in.ino, blk, &run)
+		if run.State != extent.Hole && !fs.mayHave(run.Start, run.Len) {
+			return run, disk.Corruptf(disk.InodeName(uint32(in.ino)), "a fast commit gives it blocks %d+%d, which are not for files", run.Start, run.Len)
+		}
+	}
 	if fs.isOrphan(in.ino) {
 		eof := (in.size + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
 		switch {

@@ -117,8 +117,18 @@ func (fs *FS) recognise() string {
 	return ""
 }
 
-// group returns the checked descriptor of a group, which must exist.
+// group returns the checked descriptor of a group, which must exist, for use of
+// what it points to.
 func (fs *FS) group(group uint32) (disk.GroupDesc, error) {
+	d, err := fs.readGroup(group)
+	if err == nil && fs.zones != nil {
+		err = fs.zones.Note(group, &d)
+	}
+	return d, err
+}
+
+// readGroup returns the checked descriptor of a group.
+func (fs *FS) readGroup(group uint32) (disk.GroupDesc, error) {
 	blk := fs.geo.DescBlock(fs.superBlock, group/fs.geo.DescPerBlock)
 	b, err := fs.blks.Read(blk, groupDescTag, noCheck)
 	if err != nil {

@@ -81,6 +81,9 @@ func (fs *FS) wlock(ino Ino) (*inode, error) {
 	if fs.w == nil {
 		return nil, syscall.EROFS
 	}
+	if uint32(ino) == fs.sb.JournalIno { // which tune2fs makes a file with a name
+		return nil, fmt.Errorf("inode %d is the journal: %w", ino, syscall.EPERM)
+	}
 	in, err := fs.iget(ino)
 	if err != nil {
 		return nil, err

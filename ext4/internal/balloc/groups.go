@@ -91,10 +91,7 @@ type Groups struct {
 
 // New returns the groups of a filesystem. It reads nothing.
 func New(c Config) *Groups {
-	gs := &Groups{Config: c, ratio: c.Geo.ClusterBits, flex: 1}
-	if l := c.Super.LogGroupsPerFlex; c.Super.Incompat&disk.IncompatFlexBG != 0 && l > 0 && l < 32 {
-		gs.flex = 1 << l
-	}
+	gs := &Groups{Config: c, ratio: c.Geo.ClusterBits, flex: c.Super.GroupsPerFlex()}
 	gs.rootRes = int64(min(c.Super.ReservedBlocks, c.Geo.BlocksCount) >> gs.ratio)
 	gs.pool = int64(min(c.Pool, c.Geo.BlocksCount) >> gs.ratio)
 	gs.Protected = append([]Run(nil), c.Protected...)

@@ -14,17 +14,22 @@ func (g *Geometry) BaseMeta(group uint32) uint32 {
 		}
 	} else if n > 0 {
 		n += uint64(g.reservedGDT)
-		if g.metaBG {
-			n += uint64(g.firstMetaBG)
-		} else {
-			n += uint64(g.DescBlocks)
-		}
+		n += uint64(g.ClassicDescBlocks())
 	}
 	// The boot block of 1 KiB belongs to group 0 when that starts at block 0.
 	if group == 0 && g.FirstDataBlock == 0 && g.BlockSize == 1024 {
 		n++
 	}
 	return uint32(min(n, uint64(g.GroupBlocks(group))))
+}
+
+// ClassicDescBlocks is the number of blocks of the descriptor table that follow
+// the superblock; the others are in their meta block groups.
+func (g *Geometry) ClassicDescBlocks() uint32 {
+	if g.metaBG {
+		return g.firstMetaBG
+	}
+	return g.DescBlocks
 }
 
 // firstMetaGroup is the first group whose descriptors lie in its own meta block

@@ -273,6 +273,14 @@ func (sb *Superblock) Checksums() Checksums {
 	return c
 }
 
+// GroupsPerFlex is the number of groups in a flexible group, a power of two.
+func (sb *Superblock) GroupsPerFlex() uint32 {
+	if l := sb.LogGroupsPerFlex; sb.Incompat&IncompatFlexBG != 0 && l < 32 {
+		return 1 << l
+	}
+	return 1
+}
+
 // UnsignedHash tells whether the directory hashes of this filesystem take the
 // bytes of names as unsigned. It is recorded once, by the first machine that
 // wrote the image, since the original hash depended on its char type.

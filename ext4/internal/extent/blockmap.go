@@ -38,13 +38,12 @@ func MaxPointed(blockSize uint32, room uint64) uint64 {
 // perBlock^level file blocks.
 func (m *Map) lookupBlockMap(blk uint64) (Run, error) {
 	if blk < directBlocks {
+		r := runAt(m.Root[:4*directBlocks], 0, blk, 1)
 		// The inode's own pointers are not behind a cached check.
-		for i := range directBlocks {
-			if p := pointer(m.Root, i); p != 0 && !m.Geo.BlocksInRange(uint64(p), 1) {
-				return Run{}, disk.Corruptf(disk.InodeName(m.Ino), "block pointer %d is %d, beyond the filesystem", i, p)
-			}
+		if r.State != Hole && !m.mayHave(r.Start, r.Len) {
+			return Run{}, disk.Corruptf(disk.InodeName(m.Ino), "block pointers to %d+%d, which are not for files", r.Start, r.Len)
 		}
-		return runAt(m.Root[:4*directBlocks], 0, blk, 1), nil
+		return r, nil
 	}
 	perBlock := uint64(m.Geo.BlockSize / 4)
 	first, span := uint64(directBlocks), perBlock
@@ -70,8 +69,8 @@ func (m *Map) lookupIndirect(p uint64, level int, first, span, blk uint64) (Run,
 			r.Clip(0, MaxBlocks)
 			return r, nil
 		}
-		if !m.Geo.BlocksInRange(p, 1) {
-			return Run{}, disk.Corruptf(disk.InodeName(m.Ino), "indirect block %d lies beyond the filesystem", p)
+		if !m.mayHave(p, 1) {
+			return Run{}, disk.Corruptf(disk.InodeName(m.Ino), "indirect block %d is not for files", p)
 		}
 		b, err := m.indirect(p)
 		if err != nil {
@@ -97,10 +96,14 @@ func (m *Map) lookupIndirect(p uint64, level int, first, span, blk uint64) (Run,
 // indirect returns a checked block of pointers.
 func (m *Map) indirect(blk uint64) (*buffer.Buffer, error) {
 	return m.Cache.Read(blk, m.indirectTag(), func(b []byte) error {
-		for i := range len(b) / 4 {
-			if p := pointer(b, i); p != 0 && !m.Geo.BlocksInRange(uint64(p), 1) {
-				return disk.Corruptf(m.what("indirect block", blk), "pointer %d is %d, beyond the filesystem", i, p)
+		for i := 0; i < len(b)/4; {
+			p, j := pointer(b, i), i+1
+			for ; p != 0 && j < len(b)/4 && uint64(pointer(b, j)) == uint64(p)+uint64(j-i); j++ {
 			}
+			if p != 0 && !m.mayHave(uint64(p), uint64(j-i)) {
+				return disk.Corruptf(m.what("indirect block", blk), "pointers %d+%d are to %d, which is not for files", i, j-i, p)
+			}
+			i = j
 		}
 		return nil
 	})

@@ -50,7 +50,7 @@ func (m *Map) Init(tree bool) {
 //
 // The transaction needs [Map.InsertCredits].
 func (m *Map) Insert(tx buffer.Tx, a Allocator, r Run) error {
-	if r.Len == 0 || r.State == Hole || !m.Geo.BlocksInRange(r.Start, r.Len) {
+	if r.Len == 0 || r.State == Hole || !m.mayHave(r.Start, r.Len) {
 		return disk.Corruptf(disk.InodeName(m.Ino), "blocks %d+%d cannot back file block %d", r.Start, r.Len, r.Block)
 	}
 	if r.Block > MaxMapped || r.Len > MaxMapped-r.Block {

@@ -8,6 +8,7 @@ import (
 
 	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/syszone"
 )
 
 // State says what backs a run of file blocks.
@@ -58,6 +59,16 @@ type Map struct {
 	Seed  uint32 // checksum seed of the inode
 	Root  []byte // the 60 bytes in the inode; checked by CheckRoot if a tree
 	Tree  bool   // extent tree, otherwise a block map
+
+	// Zones are the blocks that the map must not have; nil for the inodes that
+	// have just these.
+	Zones *syszone.Zones
+}
+
+// mayHave tells whether the map may have the blocks [start, start+n) of the
+// device, as data or as nodes.
+func (m *Map) mayHave(start, n uint64) bool {
+	return m.Geo.BlocksInRange(start, n) && (m.Zones == nil || m.Zones.Free(start, n))
 }
 
 // CheckRoot verifies the node inside the inode, if the map is a tree. It must
@@ -70,16 +81,21 @@ func (m *Map) CheckRoot() error {
 	if depth > disk.ExtentMaxDepth {
 		return disk.Corruptf(disk.InodeName(m.Ino), "extent tree of depth %d is too deep", depth)
 	}
-	return disk.CheckExtentNode(disk.InodeName(m.Ino), m.Root, depth, m.Geo.BlocksInRange)
+	return disk.CheckExtentNode(disk.InodeName(m.Ino), m.Root, depth, m.mayHave)
 }
 
 // Lookup returns the run that contains file block blk, which must be below
 // MaxBlocks. The run may be shorter than what is contiguous on the device.
-func (m *Map) Lookup(blk uint64) (Run, error) {
+func (m *Map) Lookup(blk uint64) (r Run, err error) {
 	if m.Tree {
-		return m.lookupTree(blk)
+		r, err = m.lookupTree(blk)
+	} else {
+		r, err = m.lookupBlockMap(blk)
 	}
-	return m.lookupBlockMap(blk)
+	if err == nil && r.State != Hole && m.Zones != nil && m.Zones.Strays() && !m.Zones.Free(r.Start, r.Len) {
+		return r, disk.Corruptf(disk.InodeName(m.Ino), "blocks %d+%d hold the filesystem's own structures", r.Start, r.Len)
+	}
+	return r, err
 }
 
 // maxHoles is the number of holes that a file which is not data may have.
@@ -184,7 +200,7 @@ func leafRun(leaf []byte, i int) Run {
 func (m *Map) node(blk uint64, depth int) (*buffer.Buffer, error) {
 	return m.Cache.Read(blk, m.nodeTag(depth), func(b []byte) error {
 		what := m.what("extent node", blk)
-		if err := disk.CheckExtentNode(what, b, depth, m.Geo.BlocksInRange); err != nil {
+		if err := disk.CheckExtentNode(what, b, depth, m.mayHave); err != nil {
 			return err
 		}
 		if m.Sums.Metadata {

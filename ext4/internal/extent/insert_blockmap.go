@@ -65,8 +65,8 @@ func (p *pointers) set(i int, blk uint64) {
 // pointer is in the inode.
 func (m *Map) pointee(p *pointers, i int) (uint64, error) {
 	blk := uint64(pointer(p.data, i))
-	if blk != 0 && p.buf == nil && !m.Geo.BlocksInRange(blk, 1) {
-		return 0, disk.Corruptf(disk.InodeName(m.Ino), "block pointer to %d, beyond the filesystem", blk)
+	if blk != 0 && p.buf == nil && !m.mayHave(blk, 1) {
+		return 0, disk.Corruptf(disk.InodeName(m.Ino), "block pointer to %d, which is not for files", blk)
 	}
 	return blk, nil
 }
