@@ -48,6 +48,15 @@ type Options struct {
 	// power, as barrier=0 does.
 	NoBarrier bool
 
+	// Errors says what follows when the filesystem, open for writing, turns out to
+	// be damaged. [FS.ReadOnlyReason] does not change with it.
+	Errors OnError
+
+	// Panic is called, once, after an error on a filesystem for which OnErrorPanic
+	// holds, and is to end the program. The error has been recorded, the
+	// filesystem is read-only.
+	Panic func(cause error)
+
 	// NoRecovery ignores a journal that has not been replayed, as the kernel's
 	// norecovery and noload options do. What is seen may be inconsistent.
 	NoRecovery bool
@@ -154,6 +163,7 @@ func (fs *FS) load() error {
 	sb := &fs.sb
 	fs.sums = sb.Checksums()
 	fs.blks = buffer.New(fs.dev, int(fs.geo.BlockSize), fs.opts.CacheBytes)
+	fs.blks.OnError = fs.foundInBlock
 	fs.nodes = cache.New(inodeCacheEntries, inodePolicy)
 	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment()), Block: uint64(fs.geo.BlockSize)}
 	fs.dirFormat = dirent.Format{

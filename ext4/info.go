@@ -62,11 +62,25 @@ type ErrorInfo struct {
 	Inode    uint32    `json:"inode"`
 	Block    uint64    `json:"block"`
 	Code     uint8     `json:"code"`
+	Error    string    `json:"error,omitempty"` // the name of the code
+}
+
+// presentSuper is the superblock as it is now.
+func (fs *FS) presentSuper() *disk.Superblock {
+	sb := fs.sb
+	if fs.w != nil {
+		s := &fs.w.super
+		s.mu.Lock()
+		sb = s.sb
+		s.mu.Unlock()
+		fs.w.damage.apply(&sb)
+	}
+	return &sb
 }
 
 // Info describes the filesystem.
 func (fs *FS) Info() Info {
-	sb := &fs.sb
+	sb := fs.presentSuper()
 	i := Info{
 		Type:             fs.kind(),
 		Label:            disk.CString(sb.VolumeName[:]),
@@ -113,8 +127,8 @@ func (fs *FS) Info() Info {
 		i.Encoding = "utf8-12.1"
 	}
 	if sb.ErrorCount > 0 {
-		i.FirstError = &ErrorInfo{infoTime(sb.FirstErrorTime), disk.CString(sb.FirstErrorFunc[:]), sb.FirstErrorLine, sb.FirstErrorIno, sb.FirstErrorBlock, sb.FirstErrorCode}
-		i.LastError = &ErrorInfo{infoTime(sb.LastErrorTime), disk.CString(sb.LastErrorFunc[:]), sb.LastErrorLine, sb.LastErrorIno, sb.LastErrorBlock, sb.LastErrorCode}
+		i.FirstError = &ErrorInfo{infoTime(sb.FirstErrorTime), disk.CString(sb.FirstErrorFunc[:]), sb.FirstErrorLine, sb.FirstErrorIno, sb.FirstErrorBlock, sb.FirstErrorCode, disk.ErrorName(sb.FirstErrorCode)}
+		i.LastError = &ErrorInfo{infoTime(sb.LastErrorTime), disk.CString(sb.LastErrorFunc[:]), sb.LastErrorLine, sb.LastErrorIno, sb.LastErrorBlock, sb.LastErrorCode, disk.ErrorName(sb.LastErrorCode)}
 	}
 	return i
 }

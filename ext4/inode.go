@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -98,6 +99,9 @@ func (fs *FS) iget(ino Ino) (*inode, error) {
 	}
 	in, err := fs.loadInode(ino)
 	if err != nil {
+		if errors.Is(err, syscall.EUCLEAN) {
+			fs.found("inode", ino, 0, err)
+		}
 		return nil, err
 	}
 	if in.Flags&disk.FlagEAInode != 0 {

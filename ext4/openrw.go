@@ -44,10 +44,14 @@ func (fs *FS) ReadOnlyReason() string { return fs.roReason }
 // openWriter makes the filesystem, which is loaded and recovered on disk,
 // writable. j is its journal, or nil.
 func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
+	if err := fs.takeErrno(j, log); err != nil {
+		return err
+	}
 	w := &writer{}
 	o := journal.WriterOptions{
 		Interval:   fs.opts.CommitInterval,
 		NoBarrier:  fs.opts.NoBarrier,
+		OnAbort:    fs.abortDamage,
 		Wide:       fs.sb.Incompat&disk.Incompat64Bit != 0,
 		ChecksumV3: fs.sums.Metadata,
 	}
@@ -64,6 +68,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 		Pool: min(fs.geo.BlocksCount/50, maxReservedClusters), Protected: runs,
 		OnCorrupt: func(group uint32, err error) {
 			fs.log.Error("block group set aside", "group", group, "error", err)
+			fs.found("block_group", 0, fs.geo.GroupFirstBlock(group), err)
 		},
 	})
 	s := &w.super
@@ -80,6 +85,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 		w.log = journal.NewUnlogged(fs.base, fs.blks, o)
 	}
 	fs.w = w
+	fs.startDamage()
 	err = fs.writeSuper(func(sb *disk.Superblock) {
 		sb.MountCount++
 		sb.MountTime = time.Now().Unix()
@@ -94,6 +100,19 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 		return errors.Join(err, fs.closeWriter())
 	}
 	return nil
+}
+
+// takeErrno moves the error that aborted the journal, if one did, to the
+// superblock.
+func (fs *FS) takeErrno(j *journal.Journal, log journal.LogDevice) error {
+	if j == nil || j.Errno() == 0 {
+		return nil
+	}
+	fs.sb.State |= disk.StateErrors
+	if err := fs.patchSuper(func(sb *disk.Superblock) { sb.State |= disk.StateErrors }); err != nil {
+		return err
+	}
+	return j.ClearErrno(log)
 }
 
 // journalRuns is where the blocks of an internal journal are.
@@ -180,6 +199,7 @@ func (fs *FS) finishOrphan(ino Ino) error {
 // closeWriter commits everything, brings it home and marks the filesystem clean.
 func (fs *FS) closeWriter() error {
 	w := fs.w
+	w.damage.stop()
 	var err error
 	// Nobody can come back to what is still held.
 	for _, ino := range w.orphans.all() {
@@ -207,5 +227,6 @@ func (fs *FS) closeWriter() error {
 		sb.WriteTime = time.Now().Unix()
 		sb.Incompat &^= disk.IncompatRecover
 		sb.State = fs.sb.State
+		w.damage.apply(sb)
 	}))
 }

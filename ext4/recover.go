@@ -101,13 +101,24 @@ func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice) error {
 	if err := errors.Join(r.WriteHome(fs.base), j.Reset(log, r)); err != nil {
 		return err
 	}
-	blockSize := fs.geo.BlockSize
+	return fs.reload()
+}
+
+// reload looks again at everything that was known from before the journal was
+// replayed, for it may have had a new superblock. Errors are noted past the
+// journal when that is aborted, so what was there before may be newer.
+func (fs *FS) reload() error {
+	before, blockSize := fs.sb, fs.geo.BlockSize
 	if err := fs.load(); err != nil {
 		return fmt.Errorf("after recovery of the journal: %w", err)
 	}
 	if fs.geo.BlockSize != blockSize {
 		return disk.Corruptf("superblock", "the journal changes the block size from %d to %d", blockSize, fs.geo.BlockSize)
 	}
+	if before.ErrorCount > fs.sb.ErrorCount {
+		fs.sb.CopyErrors(&before)
+	}
+	fs.sb.State |= before.State & disk.StateErrors
 	return nil
 }
 
@@ -181,14 +192,10 @@ func (fs *FS) replay(j *journal.Journal) error {
 	fs.recovery.Needed = r.Dirty
 	fs.recovery.Blocks = r.Len()
 	fs.recovery.LastTID = r.EndTID - 1
-	blockSize := fs.geo.BlockSize
 	if r.Len() > 0 {
 		fs.dev = journal.NewOverlay(fs.base, r)
-		if err := fs.load(); err != nil {
-			return fmt.Errorf("after recovery of the journal: %w", err)
-		}
-		if fs.geo.BlockSize != blockSize {
-			return disk.Corruptf("superblock", "the journal changes the block size from %d to %d", blockSize, fs.geo.BlockSize)
+		if err := fs.reload(); err != nil {
+			return err
 		}
 	}
 	return fs.replayFastCommits(j, r)

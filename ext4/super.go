@@ -137,7 +137,11 @@ func (fs *FS) readGroup(group uint32) (disk.GroupDesc, error) {
 	off := group % fs.geo.DescPerBlock * fs.geo.DescSize
 	b.RLock() // an allocation may be about to change it
 	defer b.RUnlock()
-	return fs.decodeGroup(group, b.Data[off:off+fs.geo.DescSize])
+	desc, err := fs.decodeGroup(group, b.Data[off:off+fs.geo.DescSize])
+	if err != nil {
+		fs.found("group_descriptor", 0, blk, err)
+	}
+	return desc, err
 }
 
 // decodeGroup reads a descriptor and checks it, checksum first.

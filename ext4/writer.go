@@ -26,6 +26,7 @@ type writer struct {
 	moveDir sync.Mutex
 
 	super   superblock
+	damage  damage
 	orphans orphanList
 	holds   holds
 	reaped  atomic.Uint64 // inodes deleted since the filesystem was opened
@@ -61,8 +62,9 @@ func (fs *FS) begin(blocks, revokes int) (*journal.Handle, error) {
 
 // transact runs fn in a handle. Of what fn did before an error it must have
 // taken back everything that the error leaves half done; except when the error
-// is damage or a failing device, which abort the journal, so that nothing of the
-// transaction is ever seen. From then on the filesystem is read-only.
+// is damage or a failing device. These abort the journal if anything has been
+// changed, so that nothing of the transaction is ever seen, and from then on the
+// filesystem is read-only; see [OnError] for what follows otherwise.
 func (fs *FS) transact(blocks, revokes int, fn func(tx *journal.Handle) error) error {
 	tx, err := fs.begin(blocks, revokes)
 	if err != nil {
@@ -70,8 +72,10 @@ func (fs *FS) transact(blocks, revokes int, fn func(tx *journal.Handle) error) e
 	}
 	err = fn(tx)
 	if errors.Is(err, syscall.EUCLEAN) || errors.Is(err, syscall.EIO) {
-		fs.log.Error("the filesystem is read-only from now on; run e2fsck", "error", err)
-		fs.w.log.Abort(err)
+		fs.ReportError(0, err)
+		if tx.Changed() {
+			fs.w.log.Abort(err)
+		}
 	}
 	return errors.Join(err, tx.End())
 }
@@ -83,6 +87,9 @@ func (fs *FS) wlock(ino Ino) (*inode, error) {
 	}
 	if uint32(ino) == fs.sb.JournalIno { // which tune2fs makes a file with a name
 		return nil, fmt.Errorf("inode %d is the journal: %w", ino, syscall.EPERM)
+	}
+	if err := fs.w.log.Usable(); err != nil {
+		return nil, err
 	}
 	in, err := fs.iget(ino)
 	if err != nil {

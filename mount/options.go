@@ -44,6 +44,7 @@ type Ext4Options struct {
 	Offset      int64  // where in the image the file system begins, in bytes
 	SizeLimit   int64  // length of the file system in bytes; 0: to the end
 	Commit      int    // seconds until a change is made durable; 0: the default
+	Errors      string // what follows an error, in the words of errors=; empty: as the image says
 	NoBarrier   bool   // no flushes: a loss of power may do anything
 }
 

@@ -40,6 +40,7 @@ func TestParseOptions(t *testing.T) {
 		{"journal_path=/dev/x", Options{Flags: safe, Ext4: Ext4Options{JournalPath: "/dev/x"}}},
 		{"journal_dev=0x811", Options{Flags: safe, Ext4: Ext4Options{JournalPath: "/dev/block/8:17"}}},
 		{"journal_dev=0x10310305", Options{Flags: safe, Ext4: Ext4Options{JournalPath: "/dev/block/259:66309"}}},
+		{"errors=continue,errors=remount-ro", Options{Flags: safe, Ext4: Ext4Options{Errors: "remount-ro"}}},
 		{"debug", Options{Flags: safe, Debug: true}},
 		{"defaults,auto,noauto,nofail,_netdev,user,user=joe,users,owner,group,comment=hi there", Options{Flags: safe}},
 		{"x-systemd.automount,x-systemd.requires=/a,X-mount.mkdir", Options{Flags: safe}},
@@ -58,11 +59,11 @@ func TestParseOptions(t *testing.T) {
 }
 
 func TestParseOptionsIgnored(t *testing.T) {
-	o, err := ParseOptions([]string{"errors=remount-ro,data=ordered", "ro,nodelalloc,usrjquota="}, false)
+	o, err := ParseOptions([]string{"data=ordered", "ro,nodelalloc,usrjquota="}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"errors=remount-ro", "data=ordered", "nodelalloc", "usrjquota="}
+	want := []string{"data=ordered", "nodelalloc", "usrjquota="}
 	if !slices.Equal(o.Ignored, want) {
 		t.Errorf("ignored: %q, want %q", o.Ignored, want)
 	}
@@ -71,6 +72,7 @@ func TestParseOptionsIgnored(t *testing.T) {
 func TestParseOptionsRefused(t *testing.T) {
 	for list, want := range map[string]string{
 		"ro,frobnicate":   `unknown mount option "frobnicate"`,
+		"errors=retry":    `"errors" cannot be "retry"`,
 		"uid=5":           `unknown mount option "uid"`,
 		"ro=1":            `"ro" takes no value`,
 		"fsname":          `"fsname" needs a value`,

@@ -154,9 +154,13 @@ var options = map[string]option{
 		return nil
 	}},
 
+	"errors": {arg: required, values: []string{"continue", "remount-ro", "panic"}, apply: func(o *Options, v string) error {
+		o.Ext4.Errors = v
+		return nil
+	}},
+
 	// ext4's own that steer how the kernel writes. Here they change nothing: data
-	// is always ordered, an error always makes the file system read-only.
-	"errors":   quietOneOf("continue", "remount-ro", "panic"),
+	// is always ordered.
 	"data":     quietOneOf("ordered", "writeback", "journal"),
 	"data_err": quietOneOf("ignore", "abort"),
 	"delalloc": quiet(), "nodelalloc": quiet(),

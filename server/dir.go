@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 
 	"ext4box/ext4"
@@ -26,8 +27,11 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 	}
 	err := s.entry(ino, out)
 	if errors.Is(err, syscall.ESTALE) && name != "." {
-		// A handle can be stale. A name that leads to no inode is damage.
-		return syscall.EUCLEAN
+		// A handle can be stale. A name that leads to no inode is damage, unless
+		// it was removed meanwhile.
+		if again, e := s.fs.Lookup(inode(r.NodeID), name); e == nil && again == ino {
+			err = fmt.Errorf("the name %q leads to inode %d, which is not in use: %w", name, ino, syscall.EUCLEAN)
+		}
 	}
 	return s.errno(r, err)
 }

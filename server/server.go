@@ -103,6 +103,7 @@ func (s *Server) errno(r *fuse.Request, err error) syscall.Errno {
 		e = syscall.EIO
 	}
 	if e == syscall.EUCLEAN || e == syscall.EIO {
+		s.fs.ReportError(inode(r.NodeID), err)
 		s.log.LogAttrs(context.Background(), slog.LevelError, "request failed",
 			slog.Uint64("nodeid", r.NodeID), slog.Any("op", r.Opcode), slog.Any("error", err))
 	}

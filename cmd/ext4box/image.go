@@ -21,11 +21,12 @@ type imageOptions struct {
 	NoRecovery bool      `json:"noRecovery"`
 	Superblock int64     `json:"superblock"`
 
-	Partition int  `json:"partition"` // of the image's spec
-	MinixDF   bool `json:"minixDF"`   // only a mount can ask for it
-	Writable  bool `json:"writable"`  // open for writing; only a mount can ask for it
-	Commit    int  `json:"commit"`    // seconds
-	NoBarrier bool `json:"noBarrier"`
+	Partition int    `json:"partition"` // of the image's spec
+	MinixDF   bool   `json:"minixDF"`   // only a mount can ask for it
+	Writable  bool   `json:"writable"`  // open for writing; only a mount can ask for it
+	Commit    int    `json:"commit"`    // seconds
+	NoBarrier bool   `json:"noBarrier"`
+	Errors    string `json:"errors"` // what follows an error
 }
 
 func (o *imageOptions) addFlags(f *pflag.FlagSet) {
@@ -69,7 +70,13 @@ func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
 		MinixDF: o.MinixDF, JournalDevice: journal,
 		CommitInterval: time.Duration(o.Commit) * time.Second, NoBarrier: o.NoBarrier,
+		Errors: onErrors[o.Errors],
 	}
+}
+
+// onErrors are the values of the mount option errors=.
+var onErrors = map[string]ext4.OnError{
+	"continue": ext4.OnErrorContinue, "remount-ro": ext4.OnErrorReadOnly, "panic": ext4.OnErrorPanic,
 }
 
 // openImage opens an image for reading without a mount. lock says who else may

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -140,7 +141,7 @@ func printInfo(w io.Writer, i ext4.Info) {
 		info *ext4.ErrorInfo
 	}{{"First error", i.FirstError}, {"Last error", i.LastError}} {
 		if e.info != nil {
-			row(e.name, "%s in %s:%d, inode %d, block %d", timeText(e.info.Time),
+			row(e.name, "%s: %s in %s:%d, inode %d, block %d", timeText(e.info.Time), cmp.Or(e.info.Error, "UNKNOWN"),
 				printable(e.info.Function), e.info.Line, e.info.Inode, e.info.Block)
 		}
 	}

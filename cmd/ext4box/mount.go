@@ -158,7 +158,7 @@ func (o *imageOptions) merge(e *mount.Ext4Options) {
 	}
 	o.NoRecovery = o.NoRecovery || e.NoRecovery
 	o.MinixDF = e.MinixDF
-	o.Commit, o.NoBarrier = e.Commit, e.NoBarrier
+	o.Commit, o.NoBarrier, o.Errors = e.Commit, e.NoBarrier, e.Errors
 }
 
 // sourceName is what the list of mounts shows: the image without symbolic links,

@@ -63,6 +63,10 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	}
 	opts := o.engine(journal)
 	opts.Logger = r.NewLogger()
+	opts.Panic = func(cause error) {
+		opts.Logger.Error("the server ends, as errors=panic says; run e2fsck and mount again", "source", r.Source, "error", cause)
+		os.Exit(mount.StatusFailed)
+	}
 	fs, err := ext4.Open(dev, opts)
 	if err != nil {
 		return nil, mountError(fmt.Errorf("%s: %w", r.Source, err))

@@ -35,6 +35,23 @@ const (
 	Superblock
 )
 
+// String is a word for what a block holds.
+func (k Kind) String() string {
+	if k >= ExtentNode && k < Indirect {
+		k = ExtentNode
+	}
+	if int(k) < len(kindNames) && kindNames[k] != "" {
+		return kindNames[k]
+	}
+	return "block"
+}
+
+var kindNames = [...]string{
+	GroupDescs: "group_descriptors", InodeTable: "inode_table", Bitmap: "bitmap", ExtentNode: "extent_node",
+	Indirect: "indirect_block", DirLeaf: "directory_leaf", DxRoot: "directory_index", DxNode: "directory_index",
+	Xattr: "xattr_block", Orphans: "orphan_file", Symlink: "symlink", Superblock: "superblock",
+}
+
 // Tag is what a block has been verified as.
 type Tag struct {
 	Kind  Kind
@@ -67,6 +84,10 @@ func (b *Buffer) Unpin() { b.pins.Add(-1) }
 // Cache holds the metadata blocks of one device. All methods may be called
 // concurrently.
 type Cache struct {
+	// OnError, if not nil, is told of each block that Read fails to read or to
+	// verify, while a lock is held on the block. It is set before the first use.
+	OnError func(blk uint64, tag Tag, err error)
+
 	dev       io.ReaderAt
 	blockSize int
 	blocks    *cache.Cache[Buffer]
@@ -109,7 +130,7 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 	if !b.loaded {
 		data := make([]byte, c.blockSize)
 		if err := c.readAt(data, blk); err != nil {
-			return nil, err
+			return nil, c.failed(blk, tag, err)
 		}
 		b.Data, b.loaded = data, true
 	}
@@ -119,10 +140,17 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 	if err := check(b.Data); err != nil {
 		// Nobody has got hold of the data unless it passed for another tag.
 		b.loaded = b.verified.Load() != 0
-		return nil, err
+		return nil, c.failed(blk, tag, err)
 	}
 	b.verified.Store(tag.word())
 	return b, nil
+}
+
+func (c *Cache) failed(blk uint64, tag Tag, err error) error {
+	if c.OnError != nil {
+		c.OnError(blk, tag, err)
+	}
+	return err
 }
 
 // ReadPinned is Read for whoever is going to change the block: the buffer is the

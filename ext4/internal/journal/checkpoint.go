@@ -166,6 +166,9 @@ func (l *Log) bringHome(old []*transaction) (blocker *transaction, err error) {
 func (l *Log) writeBatch(todo []homeless, buf []byte) (written []homeless, blocker *transaction, err error) {
 	l.homeMu.Lock()
 	defer l.homeMu.Unlock()
+	if err := l.Err(); err != nil {
+		return nil, nil, err
+	}
 	bs := l.layout.blockSize
 	written = todo[:0]
 	for _, h := range todo {

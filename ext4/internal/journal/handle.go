@@ -39,6 +39,8 @@ type Handle struct {
 	asked Credits
 	left  Credits
 	err   error
+
+	changed bool
 }
 
 var _ buffer.Tx = (*Handle)(nil)
@@ -112,6 +114,9 @@ func (h *Handle) End() error {
 // TID implements [buffer.Tx].
 func (h *Handle) TID() uint32 { return h.txn.tid }
 
+// Changed tells whether anything was changed through the handle.
+func (h *Handle) Changed() bool { return h.changed }
+
 // OnCommit implements [buffer.Tx]. fn runs on the journal's own goroutine. It
 // must be quick, and must not wait for the journal or open a handle.
 func (h *Handle) OnCommit(fn func()) { h.txn.onCommit(fn) }
@@ -124,6 +129,7 @@ func (h *Handle) Modify(b *buffer.Buffer) error {
 	defer s.mu.Unlock()
 	e := s.index[b.Block]
 	if e != nil && e.running == h.txn && e.buf == b {
+		h.changed = true
 		return nil
 	}
 	if e != nil && e.buf != nil && e.buf != b {
@@ -167,6 +173,7 @@ func (h *Handle) enter(s *shard, e *entry, b *buffer.Buffer) error {
 	if e == nil {
 		e = s.add(b.Block)
 	}
+	h.changed = true
 	e.enter(h.txn)
 	e.counted = true
 	if e.buf != b {
@@ -186,6 +193,7 @@ func (h *Handle) enter(s *shard, e *entry, b *buffer.Buffer) error {
 // without a buffer, waits for the commit.
 func (h *Handle) Forget(blk uint64) {
 	l := h.log
+	h.changed = true
 	s := l.shardOf(blk)
 	s.mu.Lock()
 	if e := s.index[blk]; e != nil {

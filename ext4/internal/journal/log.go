@@ -45,6 +45,11 @@ type WriterOptions struct {
 	// in the format that the journal has.
 	Wide, ChecksumV3 bool
 
+	// OnAbort, if not nil, is called with the cause once the journal has been
+	// aborted, for whatever reason but ESHUTDOWN, and nothing is written home any
+	// longer. It runs on the journal's own goroutine, and Close waits for it.
+	OnAbort func(cause error)
+
 	// Strict makes an operation that exceeds its credits fail even if there is
 	// room. Tests set it.
 	Strict bool
@@ -79,6 +84,7 @@ type Log struct {
 	interval time.Duration
 	barrier  bool
 	strict   bool
+	onAbort  func(error)
 
 	shards  [shards]shard
 	handles sync.Pool
@@ -186,7 +192,7 @@ func NewUnlogged(home blockdev.Device, cache *buffer.Cache, o WriterOptions) *Lo
 func makeLog(home blockdev.Device, cache *buffer.Cache, o WriterOptions) *Log {
 	l := &Log{
 		home: home, cache: cache,
-		interval: o.Interval, barrier: !o.NoBarrier, strict: o.Strict,
+		interval: o.Interval, barrier: !o.NoBarrier, strict: o.Strict, onAbort: o.OnAbort,
 		dead: make(chan struct{}), quit: make(chan struct{}),
 		kickCommit: make(chan struct{}, 1), kickCheckpoint: make(chan struct{}, 1),
 	}

@@ -54,13 +54,37 @@ func (l *Log) wakeAll() {
 	l.room.Broadcast()
 }
 
-// noteAbort writes the cause of an abort into the journal's superblock. There is
-// no point in looking whether that succeeds.
+// Usable returns the error, EROFS, that Begin would fail with after an abort or
+// Close, and nil before.
+func (l *Log) Usable() error {
+	if l.stopped.Load() == nil {
+		return nil
+	}
+	return l.beginErr()
+}
+
+// noteAbort notes the cause of an abort. It runs when nothing is committed any
+// longer.
 func (l *Log) noteAbort() {
 	cause := l.Err()
-	if cause == nil || l.log == nil || errors.Is(cause, syscall.ESHUTDOWN) {
+	if cause == nil || errors.Is(cause, syscall.ESHUTDOWN) {
 		return
 	}
+	if l.log != nil {
+		l.noteErrno(cause)
+	}
+	if l.onAbort != nil {
+		// The last batch on its way home may have the filesystem's superblock,
+		// which is about to be written.
+		l.homeMu.Lock()
+		defer l.homeMu.Unlock()
+		l.onAbort(cause)
+	}
+}
+
+// noteErrno writes the cause of an abort into the journal's superblock. There is
+// no point in looking whether that succeeds.
+func (l *Log) noteErrno(cause error) {
 	errno := syscall.EIO
 	errors.As(cause, &errno)
 	l.superMu.Lock()
