@@ -49,7 +49,7 @@ func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
 		return syscall.EISDIR
 	case !in.IsReg():
 		return syscall.ENODEV
-	case in.Flags&disk.FlagImmutable != 0, in.Flags&disk.FlagAppend != 0 && mode&^FallocKeepSize != 0:
+	case in.Flags&(disk.FlagImmutable|disk.FlagVerity) != 0, in.Flags&disk.FlagAppend != 0 && mode&^FallocKeepSize != 0:
 		return syscall.EPERM
 	case in.encrypted():
 		return syscall.EOPNOTSUPP

@@ -72,6 +72,7 @@ var inodePolicy = cache.Policy[inode]{
 }
 
 func (in *inode) inline() bool    { return in.Flags&disk.FlagInlineData != 0 }
+func (in *inode) verity() bool    { return in.Flags&disk.FlagVerity != 0 }
 func (in *inode) encrypted() bool { return in.Flags&disk.FlagEncrypt != 0 }
 
 // blockMap is the inode's map, for inodes that have one.

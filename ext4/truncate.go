@@ -31,7 +31,7 @@ func (fs *FS) Truncate(ino Ino, size uint64) error {
 		return syscall.EISDIR
 	case !in.IsReg():
 		return syscall.EINVAL
-	case in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
+	case in.Flags&(disk.FlagImmutable|disk.FlagAppend|disk.FlagVerity) != 0:
 		return syscall.EPERM
 	case in.encrypted():
 		return syscall.ENOKEY

@@ -24,7 +24,7 @@ type pendingRun = extent.Run
 // beginWrite is Begin for writing. The inode is locked.
 func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 	switch {
-	case in.Flags&disk.FlagImmutable != 0:
+	case in.Flags&(disk.FlagImmutable|disk.FlagVerity) != 0:
 		return iomap.Mapping{}, syscall.EPERM
 	case off+n < off || off+n > fs.maxSize(in):
 		return iomap.Mapping{}, syscall.EFBIG
@@ -223,7 +223,7 @@ func (fs *FS) End(ino Ino, off, n uint64) error {
 // WriteAt writes to a regular file through the mover, which grows as far as
 // needed. Data is on the device, if not yet durable, when it returns.
 //
-// EPERM: the file is immutable.
+// EPERM: the file is immutable, or its content sealed by fs-verity.
 func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
 	n, err := fs.WriteBack(ino, p, off)
 	if n == 0 {

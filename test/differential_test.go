@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,10 +60,15 @@ func newDifferential(t *testing.T, c testimage.Config) *differential {
 	if err := testimage.Mke2fs(d.image, c.Size, c.Args...); err != nil {
 		t.Fatal(err)
 	}
+	for _, argv := range slices.Concat(c.Prepare, c.Finish) {
+		if err := testimage.Run(append(slices.Clone(argv), d.image)...); err != nil {
+			t.Fatal(err)
+		}
+	}
 	d.judge = d.image
 	if d.foreign() {
 		d.judge = filepath.Join(d.dir, "judge")
-		if err := testimage.Mke2fs(d.judge, c.Size, "-t", "ext4", "-b", "4096"); err != nil {
+		if err := testimage.Mke2fs(d.judge, c.Size, "-t", "ext4", "-b", strconv.FormatInt(d.blockSize(), 10)); err != nil {
 			t.Fatal(err)
 		}
 	}
