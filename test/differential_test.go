@@ -68,7 +68,7 @@ func newDifferential(t *testing.T, c testimage.Config) *differential {
 	d.judge = d.image
 	if d.foreign() {
 		d.judge = filepath.Join(d.dir, "judge")
-		if err := testimage.Mke2fs(d.judge, c.Size, "-t", "ext4", "-b", strconv.FormatInt(d.blockSize(), 10)); err != nil {
+		if err := testimage.Mke2fs(d.judge, c.Size, "-t", c.Args[1], "-b", strconv.FormatInt(d.blockSize(), 10)); err != nil {
 			t.Fatal(err)
 		}
 	}
