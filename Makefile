@@ -15,12 +15,13 @@ CRASHPOINTS ?= 2000
 CRASHKILLS  ?= 100
 FSXOPS      ?= 1000000
 FSXSEED     ?= 1
+STRESSTIME  ?= 300
 RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash fsx soak bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash fsx stress links soak bench install uninstall clean
 
 all: build
 
@@ -48,8 +49,16 @@ fuzz:
 fsx:
 	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx$$' -v ./test
 
+# stress-ng's filesystem class against a mount, STRESSTIME seconds.
+stress: setup build
+	STRESSTIME='$(STRESSTIME)' scripts/stress.sh bin/ext4box
+
+# A quarter of a million names and subdirectories.
+links:
+	EXT4BOX_SOAK=1 $(GO) test -count=1 -timeout 1h -run '^TestLimitLinks$$' -v ./test
+
 # All the long suites of I/O.
-soak: fsx
+soak: fsx stress links
 
 # Power cuts, failing devices and killed mounts; prints the points tried and lost.
 crash: setup

@@ -17,6 +17,7 @@ mount        losetup     loop devices
 fdisk        sfdisk      partition tables
 keyutils     keyctl      encrypted directories
 libcap2-bin  capsh       capabilities
+stress-ng    stress-ng   soaking
 gcc          gcc         the race detector
 libc6-dev    -           the race detector
 '
