@@ -19,6 +19,15 @@ type seenNode struct {
 	nlink uint32
 }
 
+// like tells whether attributes are as wanted. Whatever changes a file after
+// its time was set may have left another.
+func (a crashAttrs) like(want crashAttrs) bool {
+	if want.mtime == 0 {
+		a.mtime = 0
+	}
+	return a == want
+}
+
 // look reads an actor's directory.
 func look(fs *ext4.FS, dir string) (map[string]*seenNode, error) {
 	ino, err := fs.Lookup(ext4.RootIno, dir)
@@ -36,6 +45,7 @@ func lookAt(fs *ext4.FS, ino ext4.Ino, path string, seen map[string]*seenNode) e
 	}
 	n := &seenNode{ino: ino, nlink: st.Nlink}
 	n.mode = st.Mode & syscall.S_IFMT
+	n.attrs = crashAttrs{perm: st.Mode & 0o7777, uid: st.UID, gid: st.GID, mtime: st.Mtime.Unix()}
 	seen[path] = n
 	names, err := fs.Listxattr(ino)
 	if err != nil {
@@ -154,6 +164,8 @@ func (a *crashActor) match(seen map[string]*seenNode, i, hi, floor int, floors m
 			return fmt.Errorf("%s is missing", p)
 		case s.mode != w.mode:
 			return fmt.Errorf("%s has type %o", p, s.mode)
+		case w.mode != syscall.S_IFLNK && !s.attrs.like(w.attrs):
+			return fmt.Errorf("%s has %+v instead of %+v", p, s.attrs, w.attrs)
 		case s.target != w.target:
 			return fmt.Errorf("%s leads to %q", p, s.target)
 		case !maps.Equal(s.xattrs, w.xattrs):

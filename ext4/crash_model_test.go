@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
@@ -22,6 +23,13 @@ type crashNode struct {
 	data   []byte // of a regular file
 	target string
 	xattrs map[string]string
+	attrs  crashAttrs
+}
+
+// crashAttrs are the attributes that an actor sets, all at once.
+type crashAttrs struct {
+	perm, uid, gid uint32
+	mtime          int64 // in seconds; 0 when it is as the last write left it
 }
 
 // A crashTree is what an actor's directory has, by path; the actor's directory
@@ -36,6 +44,7 @@ type crashStep struct {
 	file  int  // the id of the file whose content it changes
 	meta  bool // a transaction knows of it, so it is behind all before it
 	grows bool // the size may have any value in between
+	times bool // it sets them
 	zeros [2]int
 }
 
@@ -68,7 +77,7 @@ func newCrashActor(fs *ext4.FS, clock *blocktest.Clock, dir string, seed uint64)
 		return nil, err
 	}
 	a.inos[1] = ino
-	a.steps = []crashStep{{what: "start", tree: crashTree{"": {id: 1, mode: syscall.S_IFDIR}}}}
+	a.steps = []crashStep{{what: "start", tree: crashTree{"": {id: 1, mode: syscall.S_IFDIR, attrs: crashAttrs{perm: 0o755}}}}}
 	return a, fs.Sync()
 }
 
@@ -91,6 +100,9 @@ func (a *crashActor) do(s crashStep, op func() error, change func(t crashTree)) 
 func (a *crashActor) note(s crashStep, change func(t crashTree)) {
 	s.tree = maps.Clone(a.now())
 	change(s.tree)
+	if !s.times {
+		s.tree.each(s.file, func(n *crashNode) { n.attrs.mtime = 0 })
+	}
 	a.steps = append(a.steps, s)
 }
 
@@ -109,7 +121,9 @@ func (a *crashActor) create(p string, mode uint32, target string) error {
 		ino, err := a.fs.Create(a.ino(dir), name, ext4.NewNode{Mode: mode | 0o644, Target: target})
 		a.inos[id] = ino
 		return err
-	}, func(t crashTree) { t[p] = &crashNode{id: id, mode: mode, target: target} })
+	}, func(t crashTree) {
+		t[p] = &crashNode{id: id, mode: mode, target: target, attrs: crashAttrs{perm: 0o644}}
+	})
 }
 
 // tmpfile makes a file with content and only then a name for it.
@@ -128,7 +142,9 @@ func (a *crashActor) tmpfile(p string, n int) error {
 			return errors.Join(err, a.fs.Unhold(ino, 1))
 		}
 		return errors.Join(a.fs.Link(ino, a.ino(dir), name), a.fs.Unhold(ino, 1))
-	}, func(t crashTree) { t[p] = &crashNode{id: id, mode: syscall.S_IFREG, data: data} })
+	}, func(t crashTree) {
+		t[p] = &crashNode{id: id, mode: syscall.S_IFREG, data: data, attrs: crashAttrs{perm: 0o644}}
+	})
 }
 
 // pattern is content that no other write has and that is nowhere zero.
@@ -244,10 +260,21 @@ func (a *crashActor) rename(p, to string, flags uint32) error {
 	od, on := splitPath(p)
 	nd, nn := splitPath(to)
 	s := crashStep{what: fmt.Sprintf("rename %s %s %d", p, to, flags), file: a.now()[p].id, meta: true}
+	whiteout := 0
+	if flags&ext4.RenameWhiteout != 0 {
+		whiteout = a.nextID
+		a.nextID++
+	}
 	if t := a.now()[to]; t != nil && t.id == a.now()[p].id {
 		s.meta = false
 	}
-	return a.do(s, func() error { return a.fs.Rename(a.ino(od), on, a.ino(nd), nn, flags) }, func(t crashTree) {
+	return a.do(s, func() error {
+		err := a.fs.Rename(a.ino(od), on, a.ino(nd), nn, flags)
+		if err == nil && whiteout != 0 {
+			a.inos[whiteout], err = a.fs.Lookup(a.ino(od), on)
+		}
+		return err
+	}, func(t crashTree) {
 		if o := t[to]; o != nil && o.id == t[p].id {
 			return
 		}
@@ -256,6 +283,9 @@ func (a *crashActor) rename(p, to string, flags uint32) error {
 			t.give(p, onto)
 		}
 		t.give(to, from)
+		if whiteout != 0 {
+			t[p] = &crashNode{id: whiteout, mode: syscall.S_IFCHR}
+		}
 	})
 }
 
@@ -291,6 +321,51 @@ func (a *crashActor) setxattr(p, name string, n int) error {
 				n.xattrs[name] = string(value)
 			})
 		})
+}
+
+func (a *crashActor) removexattr(p, name string) error {
+	node := a.now()[p]
+	if _, has := node.xattrs[name]; !has {
+		return nil
+	}
+	return a.do(crashStep{what: "removexattr " + p, file: node.id, meta: true},
+		func() error { return a.fs.Removexattr(a.inos[node.id], name) },
+		func(t crashTree) {
+			t.each(node.id, func(n *crashNode) {
+				n.xattrs = maps.Clone(n.xattrs)
+				delete(n.xattrs, name)
+			})
+		})
+}
+
+// setattr changes mode, owner and time of a file in one go.
+func (a *crashActor) setattr(p string, at crashAttrs) error {
+	node := a.now()[p]
+	mtime := time.Unix(at.mtime, 0)
+	if node.mode == syscall.S_IFDIR {
+		at.mtime = 0 // its names come and go
+	}
+	return a.do(crashStep{what: "setattr " + p, file: node.id, meta: true, times: true},
+		func() error {
+			return a.fs.SetAttr(a.inos[node.id], ext4.Attr{Mode: &at.perm, UID: &at.uid, GID: &at.gid, Mtime: &mtime})
+		},
+		func(t crashTree) { t.each(node.id, func(n *crashNode) { n.attrs = at }) })
+}
+
+// shift takes n bytes out of a file, or puts a hole of as many in; both in whole
+// blocks.
+func (a *crashActor) shift(p string, mode uint32, off, n int) error {
+	node := a.now()[p]
+	s := crashStep{what: fmt.Sprintf("fallocate %s %#x %d+%d", p, mode, off, n), file: node.id, meta: true, zeros: [2]int{off, off + n}}
+	return a.do(s, func() error { return a.fs.Fallocate(a.inos[node.id], mode, uint64(off), uint64(n)) }, func(t crashTree) {
+		t.each(node.id, func(c *crashNode) {
+			if mode == ext4.FallocCollapseRange {
+				c.data = slices.Delete(bytes.Clone(c.data), off, off+n)
+			} else {
+				c.data = slices.Insert(bytes.Clone(c.data), off, make([]byte, n)...)
+			}
+		})
+	})
 }
 
 // fsync makes a file durable and notes what that promises: what was done to the
@@ -403,11 +478,30 @@ func (a *crashActor) random() error {
 		if p := a.fresh("l"); t[p] == nil {
 			return a.link(file, p)
 		}
-	case k < 87:
+	case k < 86:
 		if p := a.fresh("s"); t[p] == nil {
 			return a.create(p, syscall.S_IFLNK, string(bytes.Repeat([]byte("t"), 1+rng.IntN(200))))
 		}
+	case k < 89 && rng.IntN(2) == 0:
+		at := crashAttrs{perm: uint32(rng.IntN(0o1000)), uid: uint32(rng.IntN(70000)), gid: uint32(rng.IntN(70000)), mtime: 1 + rng.Int64N(1<<31-2)}
+		return a.setattr(a.pick([]uint32{syscall.S_IFREG, syscall.S_IFDIR}[rng.IntN(2)]), at)
+	case k < 89:
+		const block = 4096 // of every configuration a multiple
+		mode, off, n := uint32(ext4.FallocCollapseRange), block*rng.IntN(size/block+1), block*(1+rng.IntN(4))
+		if rng.IntN(2) == 0 {
+			mode = ext4.FallocInsertRange
+		}
+		if mode == ext4.FallocCollapseRange && off+n < size || mode == ext4.FallocInsertRange && off < size && size < 150000 {
+			return a.shift(file, mode, off, n)
+		}
+	case k < 90 && rng.IntN(3) == 0:
+		if p := a.fresh("w"); t[p] == nil && len(t) < 60 {
+			return a.rename(file, p, ext4.RenameWhiteout)
+		}
 	case k < 90:
+		if rng.IntN(4) == 0 {
+			return a.removexattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)))
+		}
 		return a.setxattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)), 1+rng.IntN(250))
 	case k < 92:
 		if p := a.fresh("t"); t[p] == nil {

@@ -372,6 +372,15 @@ var crashScripts = map[string]func(a *crashActor) error{
 		return errors.Join(a.create("d", syscall.S_IFDIR, ""), a.create("e", syscall.S_IFDIR, ""), a.create("d/f", syscall.S_IFREG, ""), a.link("d/f", "e/f"), a.sync(),
 			a.rename("d", "e/d", 0), a.fsync("e/d"), a.rename("e/d/f", "g", 0), a.unlink("e/d"), a.tmpfile("t", 5000), a.fsync("t"), a.rename("g", "t", ext4.RenameExchange), a.unlink("g"), a.fsync("t"), a.setxattr("t", "user.a", 900), a.fsync("t"), a.setxattr("t", "user.b", 20), a.fsync("t"))
 	},
+	"shift": func(a *crashActor) error {
+		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 60000), a.sync(), a.shift("f", ext4.FallocCollapseRange, 8192, 12288), a.fsync("f"), a.write("f", 9000, 5000),
+			a.shift("f", ext4.FallocInsertRange, 4096, 16384), a.fsync("f"), a.write("f", 5000, 9000), a.fsync("f"))
+	},
+	"attributes": func(a *crashActor) error {
+		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 5000), a.create("d", syscall.S_IFDIR, ""), a.sync(),
+			a.setattr("f", crashAttrs{0o600, 70000, 5, 12345}), a.setxattr("f", "user.a", 500), a.fsync("f"), a.setattr("d", crashAttrs{0o1777, 1, 2, 0}), a.removexattr("f", "user.a"), a.fsync("d"),
+			a.rename("f", "d/f", ext4.RenameWhiteout), a.fsync("d/f"), a.unlink("f"), a.setattr("d/f", crashAttrs{0o4755, 0, 0, 1 << 30}), a.sync())
+	},
 	"revoke": func(a *crashActor) error { // blocks of directories become those of files
 		var err error
 		for i := range 6 {
