@@ -17,23 +17,36 @@ type Attr struct {
 	Atime     *time.Time
 	Mtime     *time.Time
 	Ctime     *time.Time // nil: now
-	Flags     *uint32    // those of lsattr(1) that may be set
+	Flags     *uint32    // of lsattr(1); those that cannot be set are passed over
 	ProjectID *uint32
+
+	// Touch says that the times are the present one because somebody wants them to
+	// be. WrittenBack says that they belong to data that was written earlier, when
+	// that was still allowed.
+	Touch, WrittenBack bool
 }
 
 // SetAttr changes attributes. Permission is the caller's to check. EPERM: the
-// file is immutable.
+// file is immutable, or can only be appended to. EOPNOTSUPP: flags or projects
+// that the file cannot have.
 func (fs *FS) SetAttr(ino Ino, a Attr) error {
 	in, err := fs.wlock(ino)
 	if err != nil {
 		return err
 	}
 	defer in.wunlock()
-	if in.Flags&disk.FlagImmutable != 0 && a.Flags == nil {
+	if a.protects(in.Flags) {
 		return syscall.EPERM
 	}
-	if a.ProjectID != nil && (fs.sb.ROCompat&disk.ROCompatProject == 0 || !fs.fits(in, 0x9C+4)) {
-		return syscall.EOPNOTSUPP
+	if a.Flags != nil {
+		if err := fs.checkFlags(in, disk.InodeFlags(*a.Flags), a.ProjectID); err != nil {
+			return err
+		}
+	}
+	if a.ProjectID != nil {
+		if err := fs.checkProject(in, *a.ProjectID); err != nil {
+			return err
+		}
 	}
 	acl, err := fs.chmodACL(in, a.Mode)
 	if err != nil {
@@ -94,11 +107,6 @@ func (fs *FS) chmodACL(in *inode, mode *uint32) ([]xattr.Attr, error) {
 	return attrs, nil
 }
 
-// settableFlags are the inode flags that can be changed from outside without
-// changing how the inode is stored.
-const settableFlags = disk.FlagSecrm | disk.FlagUnrm | disk.FlagSync | disk.FlagImmutable | disk.FlagAppend |
-	disk.FlagNodump | disk.FlagNoatime | disk.FlagNotail | disk.FlagDirsync | disk.FlagTopdir | disk.FlagProjInherit
-
 // fits tells whether the extra fields of an inode reach as far as end.
 func (fs *FS) fits(in *inode, end int) bool {
 	return disk.InodeSizeOld+int(in.ExtraIsize) >= end
@@ -147,15 +155,21 @@ func (fs *FS) Sync() error {
 }
 
 // KillPriv takes away what a file loses when somebody writes to it: its
-// capabilities, and with bits also set-user-id and set-group-id.
-func (fs *FS) KillPriv(ino Ino, bits bool) error {
+// capabilities, and with bits also set-user-id and set-group-id. Where the latter
+// lends no privilege only members of the file's group keep it; inGroup tells who is
+// one. EPERM: the file is immutable, so that nobody may write.
+func (fs *FS) KillPriv(ino Ino, bits bool, inGroup func(gid uint32) bool) error {
 	const capability = "security.capability"
 	in, err := fs.rlock(ino)
 	if err != nil {
 		return err
 	}
-	mode := in.Mode
-	kill := in.IsReg() && bits && killMode(mode) != mode
+	immutable, mode := in.Flags&disk.FlagImmutable != 0, in.Mode
+	kill := killMode(mode)
+	if kill&syscall.S_ISGID != 0 && bits && !inGroup(in.GID) {
+		kill &^= syscall.S_ISGID
+	}
+	change := in.IsReg() && bits && kill != mode
 	areas, err := fs.xattrAreas(in)
 	caps := false
 	for _, a := range areas {
@@ -163,7 +177,10 @@ func (fs *FS) KillPriv(ino Ino, bits bool) error {
 		caps = caps || has
 	}
 	in.runlock()
-	if err != nil {
+	switch {
+	case immutable:
+		return syscall.EPERM
+	case err != nil:
 		return err
 	}
 	if caps {
@@ -171,10 +188,11 @@ func (fs *FS) KillPriv(ino Ino, bits bool) error {
 			return err
 		}
 	}
-	if !kill {
+	if !change {
 		return nil
 	}
-	return fs.changeMode(ino, killMode)
+	lost := mode &^ kill
+	return fs.changeMode(ino, func(mode uint16) uint16 { return mode &^ lost })
 }
 
 // KillSetgid clears the set-group-id bit.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"ext4box/blockdev"
@@ -94,7 +95,8 @@ type FS struct {
 	blks  *buffer.Cache
 	nodes *cache.Cache[inode]
 	mover iomap.Mover
-	w     *writer // nil: read-only
+	w     *writer     // nil: read-only
+	down  atomic.Bool // by Shutdown
 
 	zones      *syszone.Zones
 	roReason   string

@@ -92,6 +92,9 @@ func (fs *FS) blockMap(in *inode) extent.Map {
 // iget returns an inode that is reachable by name: not one of the reserved
 // ones, nor one that the filesystem keeps for itself. The caller must put it.
 func (fs *FS) iget(ino Ino) (*inode, error) {
+	if fs.down.Load() {
+		return nil, errShutdown
+	}
 	if in := fs.nodes.Get(uint64(ino)); in != nil {
 		return in, nil
 	}

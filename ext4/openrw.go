@@ -200,6 +200,10 @@ func (fs *FS) finishOrphan(ino Ino) error {
 func (fs *FS) closeWriter() error {
 	w := fs.w
 	w.damage.stop()
+	if fs.down.Load() {
+		_ = w.log.Close() // tells that it was aborted, which is what was asked for
+		return nil
+	}
 	var err error
 	// Nobody can come back to what is still held.
 	for _, ino := range w.orphans.all() {

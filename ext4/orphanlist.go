@@ -116,7 +116,7 @@ func (fs *FS) Hold(ino Ino) {
 
 // Unhold takes n holds back. The last one deletes the inode if it has no name.
 func (fs *FS) Unhold(ino Ino, n uint64) error {
-	if fs.w == nil {
+	if fs.w == nil || fs.down.Load() {
 		return nil
 	}
 	h := &fs.w.holds

@@ -178,7 +178,7 @@ func (r *rename) check(flags uint32) error {
 	case r.newDir.Links == 0:
 		return syscall.ENOENT
 	case r.oldDir.Flags&protected != 0, r.newDir.Flags&disk.FlagImmutable != 0, r.in.Flags&protected != 0,
-		r.victim != nil && r.victim.Flags&protected != 0:
+		r.victim != nil && (r.victim.Flags|r.newDir.Flags)&protected != 0:
 		return syscall.EPERM
 	case r.newDir.Flags&disk.FlagProjInherit != 0 && r.newDir.ProjectID != r.in.ProjectID:
 		return syscall.EXDEV

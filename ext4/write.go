@@ -24,7 +24,7 @@ type pendingRun = extent.Run
 // beginWrite is Begin for writing. The inode is locked.
 func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 	switch {
-	case in.Flags&(disk.FlagImmutable|disk.FlagVerity) != 0:
+	case in.Flags&disk.FlagVerity != 0:
 		return iomap.Mapping{}, syscall.EPERM
 	case off+n < off || off+n > fs.maxSize(in):
 		return iomap.Mapping{}, syscall.EFBIG
@@ -223,8 +223,12 @@ func (fs *FS) End(ino Ino, off, n uint64) error {
 // WriteAt writes to a regular file through the mover, which grows as far as
 // needed. Data is on the device, if not yet durable, when it returns.
 //
-// EPERM: the file is immutable, or its content sealed by fs-verity.
+// EPERM: the file is immutable, what it has can only be added to, or its content
+// is sealed by fs-verity.
 func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
+	if err := fs.checkWrite(ino, off); err != nil {
+		return 0, err
+	}
 	n, err := fs.WriteBack(ino, p, off)
 	if n == 0 {
 		return n, err
@@ -241,7 +245,9 @@ func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
 }
 
 // WriteBack is WriteAt for a caller that keeps the times of files itself, as the
-// kernel does, and sets them with SetAttr.
+// kernel does, and sets them with SetAttr. It does not look at what the flags of
+// the file protect either: a kernel writes back what it accepted when the file was
+// open, and by now it can have become immutable.
 func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
 	if fs.w == nil {
 		return 0, syscall.EROFS

@@ -58,7 +58,7 @@ func (s *Server) describe(ino ext4.Ino, out *fuse.EntryOut) error {
 		return syscall.ESTALE // deleted, waiting to be freed
 	}
 	out.NodeID = node(ino)
-	out.Generation = uint64(st.Generation)
+	out.Generation = uint64(s.versions.shown(ino, st.Generation))
 	out.SetEntryValid(fuse.Forever)
 	out.SetAttrValid(fuse.Forever)
 	attr(&st, &out.Attr)

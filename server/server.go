@@ -23,6 +23,11 @@ type Options struct {
 	// Logger receives errors that callers are told only as an errno; nil
 	// discards them.
 	Logger *slog.Logger
+	// Owner is the user who mounted it, and may do what else only root may.
+	Owner uint32
+	// Sync and DirSync make changes, or those of directories, durable before they
+	// are answered.
+	Sync, DirSync bool
 }
 
 // Server answers FUSE requests from one filesystem. It implements
@@ -32,6 +37,10 @@ type Server struct {
 	fs       *ext4.FS
 	writable bool
 	log      *slog.Logger
+	owner    uint32
+	sync     bool
+	dirsync  bool
+	versions versions
 }
 
 var _ fuse.Operations = (*Server)(nil)
@@ -39,7 +48,7 @@ var _ fuse.Operations = (*Server)(nil)
 // New returns a server for fs, which stays the caller's to close, after the
 // session has ended.
 func New(fs *ext4.FS, o Options) *Server {
-	s := &Server{fs: fs, log: o.Logger}
+	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, sync: o.Sync, dirsync: o.DirSync}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -62,7 +71,7 @@ func (s *Server) Params() fuse.Params {
 	}
 	if s.writable {
 		// The kernel keeps data, size and times of files until it writes back.
-		p.Flags |= fuse.InitWritebackCache | fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt
+		p.Flags |= fuse.InitWritebackCache | fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt | fuse.InitDirectIOAllowMmap
 	}
 	return p
 }

@@ -39,9 +39,11 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 	set(fuse.SetattrCtime, func() { a.Ctime = &ctime })
 	set(fuse.SetattrAtimeNow, func() { a.Atime = &now })
 	set(fuse.SetattrMtimeNow, func() { a.Mtime = &now })
+	a.Touch = in.Valid&fuse.SetattrAtimeNow != 0
+	// So, if not only so, comes what the kernel keeps of data that it writes back.
+	a.WrittenBack = in.Valid&(fuse.SetattrAtime|fuse.SetattrMtimeNow) == 0
 	if in.Valid&(fuse.SetattrSize|fuse.SetattrUID|fuse.SetattrGID|fuse.SetattrKillSuidgid) != 0 {
-		kill := in.Valid&fuse.SetattrKillSuidgid != 0
-		if err := s.fs.KillPriv(ino, kill); err != nil {
+		if err := s.killPriv(r, ino, in.Valid&fuse.SetattrKillSuidgid != 0); err != nil {
 			return s.errno(r, err)
 		}
 	}
@@ -49,6 +51,9 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 		if err := s.fs.SetAttr(ino, a); err != nil {
 			return s.errno(r, err)
 		}
+	}
+	if errno := s.durable(r, ino); errno != 0 {
+		return errno
 	}
 	return s.Getattr(r, nil, out)
 }
@@ -67,56 +72,73 @@ func (s *Server) Mkdir(r *fuse.Request, in *fuse.MkdirIn, name string, out *fuse
 	return s.create(r, name, ext4.NewNode{Mode: unix.S_IFDIR | in.Mode&0o7777, Umask: in.Umask}, out)
 }
 
-// create makes an inode. CREATE is left unanswered, so that the kernel makes
-// files with MKNOD, which needs no RELEASE.
+// create makes an inode.
 func (s *Server) create(r *fuse.Request, name string, n ext4.NewNode, out *fuse.EntryOut) syscall.Errno {
+	dir := inode(r.NodeID)
 	n.UID, n.GID = r.UID, r.GID
-	ino, err := s.fs.Create(inode(r.NodeID), name, n)
+	ino, err := s.fs.Create(dir, name, n)
 	if err != nil {
 		return s.errno(r, err)
+	}
+	if errno := s.durable(r, dir); errno != 0 {
+		return errno
 	}
 	return s.errno(r, s.entry(ino, out))
 }
 
-// Create is left to MKNOD, except that nothing is made in what is read-only.
-func (s *Server) Create(*fuse.Request, *fuse.CreateIn, string, *fuse.EntryOut, *fuse.OpenOut) syscall.Errno {
+// Create makes a file and opens it.
+func (s *Server) Create(r *fuse.Request, in *fuse.CreateIn, name string, out *fuse.EntryOut, open *fuse.OpenOut) syscall.Errno {
 	if !s.writable {
 		return syscall.EROFS
 	}
-	return syscall.ENOSYS
+	n := ext4.NewNode{Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask}
+	if errno := s.create(r, name, n, out); errno != 0 {
+		return errno
+	}
+	return s.open(r, inode(out.NodeID), in.Flags, open)
 }
 
-// Tmpfile makes a file without a name.
-func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse.EntryOut, _ *fuse.OpenOut) syscall.Errno {
+// Tmpfile makes a file without a name and opens it.
+func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse.EntryOut, open *fuse.OpenOut) syscall.Errno {
 	ino, err := s.fs.Tmpfile(inode(r.NodeID), ext4.NewNode{Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: r.UID, GID: r.GID})
 	if err != nil {
 		return s.errno(r, err)
 	}
 	// It comes held once, which is the kernel's lookup.
-	return s.errno(r, s.describe(ino, out))
+	if err := s.describe(ino, out); err != nil {
+		return s.errno(r, err)
+	}
+	return s.open(r, ino, in.Flags, open)
 }
 
 // Link gives an inode another name.
 func (s *Server) Link(r *fuse.Request, in *fuse.LinkIn, name string, out *fuse.EntryOut) syscall.Errno {
 	ino := inode(in.OldNodeID)
-	if err := s.fs.Link(ino, inode(r.NodeID), name); err != nil {
+	dir := inode(r.NodeID)
+	if err := s.fs.Link(ino, dir, name); err != nil {
 		return s.errno(r, err)
+	}
+	if errno := s.durable(r, dir); errno != 0 {
+		return errno
 	}
 	return s.errno(r, s.entry(ino, out))
 }
 
 // Unlink and Rmdir remove names.
 func (s *Server) Unlink(r *fuse.Request, name string) syscall.Errno {
-	return s.errno(r, s.fs.Unlink(inode(r.NodeID), name))
+	dir := inode(r.NodeID)
+	return s.settle(r, s.fs.Unlink(dir, name), dir)
 }
 
 func (s *Server) Rmdir(r *fuse.Request, name string) syscall.Errno {
-	return s.errno(r, s.fs.Rmdir(inode(r.NodeID), name))
+	dir := inode(r.NodeID)
+	return s.settle(r, s.fs.Rmdir(dir, name), dir)
 }
 
 // Rename moves a name.
 func (s *Server) Rename(r *fuse.Request, in *fuse.RenameIn, oldName, newName string) syscall.Errno {
-	return s.errno(r, s.fs.RenameAs(inode(r.NodeID), oldName, inode(in.NewDir), newName, in.Flags, r.UID, r.GID))
+	from, to := inode(r.NodeID), inode(in.NewDir)
+	return s.settle(r, s.fs.RenameAs(from, oldName, to, newName, in.Flags, r.UID, r.GID), from, to)
 }
 
 // Write writes through the mover.
@@ -128,13 +150,13 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 	if in.WriteFlags&fuse.WriteCache != 0 {
 		return s.writeBack(r, ino, data, int64(in.Offset))
 	}
-	if err := s.fs.KillPriv(ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
+	if err := s.killPriv(r, ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
 		return 0, s.errno(r, err)
 	}
 	// Of a direct write the kernel makes EIO when it is only told how much of it
 	// was written: the reason is worth more.
 	n, err := s.fs.WriteBack(ino, data, int64(in.Offset))
-	return n, s.errno(r, err)
+	return n, s.settle(r, err, ino)
 }
 
 // writeBack writes what the kernel has had in its cache, for a program that may
@@ -155,9 +177,9 @@ func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno 
 	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EROFS) {
 		// The kernel leaves this to us, without a flag that says who may keep
 		// the bits. As in its own ext4 they go even if the call fails.
-		err = errors.Join(err, s.fs.KillPriv(ino, r.UID != 0))
+		err = errors.Join(err, s.killPriv(r, ino, r.UID != 0))
 	}
-	return s.errno(r, err)
+	return s.settle(r, err, ino)
 }
 
 // copyChunk is what copy_file_range(2) moves at once.
@@ -167,6 +189,9 @@ const copyChunk = 1 << 20
 func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint64, syscall.Errno) {
 	if in.Flags != 0 || in.OffIn >= 1<<63 || in.OffOut >= 1<<63 {
 		return 0, syscall.EINVAL
+	}
+	if err := s.killPriv(r, inode(in.NodeIDOut), r.UID != 0); err != nil {
+		return 0, s.errno(r, err)
 	}
 	buf := make([]byte, min(in.Len, copyChunk))
 	done := uint64(0)
@@ -186,7 +211,7 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 			break
 		}
 	}
-	return done, 0
+	return done, s.durable(r, inode(in.NodeIDOut))
 }
 
 // Setxattr and Removexattr change extended attributes.
@@ -195,14 +220,16 @@ func (s *Server) Setxattr(r *fuse.Request, in *fuse.SetxattrIn, name string, val
 	if err := s.fs.Setxattr(ino, name, value, int(in.Flags)); err != nil {
 		return s.errno(r, err)
 	}
+	var err error
 	if in.SetxattrFlags&fuse.SetxattrACLKillSgid != 0 {
-		return s.errno(r, s.fs.KillSetgid(ino))
+		err = s.fs.KillSetgid(ino)
 	}
-	return 0
+	return s.settle(r, err, ino)
 }
 
 func (s *Server) Removexattr(r *fuse.Request, name string) syscall.Errno {
-	return s.errno(r, s.fs.Removexattr(inode(r.NodeID), name))
+	ino := inode(r.NodeID)
+	return s.settle(r, s.fs.Removexattr(ino, name), ino)
 }
 
 // Fsync and Fsyncdir make an inode durable. By then the blocks of a file are
@@ -212,9 +239,7 @@ func (s *Server) Fsync(r *fuse.Request, _ *fuse.FsyncIn) syscall.Errno {
 	if err := s.fs.Fsync(inode(r.NodeID)); err != nil {
 		return s.errno(r, err)
 	}
-	if err := r.InvalAttr(); err != nil {
-		s.log.Warn("outdated attributes", "nodeid", r.NodeID, "error", err)
-	}
+	s.stale(r)
 	return 0
 }
 
@@ -224,6 +249,3 @@ func (s *Server) Fsyncdir(r *fuse.Request, _ *fuse.FsyncIn) syscall.Errno {
 
 // Syncfs makes everything durable.
 func (s *Server) Syncfs(r *fuse.Request) syscall.Errno { return s.errno(r, s.fs.Sync()) }
-
-// Release has nothing to do: there are no handles.
-func (s *Server) Release(*fuse.Request, *fuse.ReleaseIn) syscall.Errno { return 0 }

@@ -61,25 +61,32 @@ func (p *player) path(rel string) string { return p.dir + "/" + rel }
 
 // play runs one step and describes what came of it.
 func (p *player) play(s step) string {
-	if s.uid != 0 {
+	return as(s.uid, func() string {
+		said, err := p.do(s)
+		if err != nil {
+			var e unix.Errno
+			if !errors.As(err, &e) {
+				return err.Error()
+			}
+			return unix.ErrnoName(e)
+		}
+		return said
+	})
+}
+
+// as calls what as another user, and as root if uid is 0.
+func as(uid int, what func() string) string {
+	if uid != 0 {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		_ = unix.Setfsgid(s.uid)
-		_ = unix.Setfsuid(s.uid)
+		_ = unix.Setfsgid(uid)
+		_ = unix.Setfsuid(uid)
 		defer func() {
 			_ = unix.Setfsuid(0)
 			_ = unix.Setfsgid(0)
 		}()
 	}
-	said, err := p.do(s)
-	if err != nil {
-		var e unix.Errno
-		if !errors.As(err, &e) {
-			return err.Error()
-		}
-		return unix.ErrnoName(e)
-	}
-	return said
+	return what()
 }
 
 func (p *player) do(s step) (string, error) {
@@ -141,6 +148,9 @@ func (p *player) do(s step) (string, error) {
 		return "", unix.Lchown(a, int(s.n), int(s.m))
 	case "utimes":
 		return "", unix.UtimesNanoAt(at, a, []unix.Timespec{{Sec: s.n, Nsec: 123456789}, {Sec: s.m, Nsec: 987654321}}, unix.AT_SYMLINK_NOFOLLOW)
+	case "touch":
+		now := unix.Timespec{Nsec: unix.UTIME_NOW}
+		return "", unix.UtimesNanoAt(at, a, []unix.Timespec{now, now}, 0)
 	case "setxattr":
 		return "", unix.Lsetxattr(a, s.b, pattern(int(s.m), uint64(s.n)), s.flag)
 	case "setacl":

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"ext4box/blockdev"
 	"ext4box/ext4"
@@ -76,7 +77,11 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 
 func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 	log := s.request.NewLogger()
-	srv := server.New(s.fs, server.Options{Logger: log})
+	flags := s.request.Options.Flags
+	srv := server.New(s.fs, server.Options{
+		Logger: log, Owner: uint32(os.Geteuid()),
+		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
+	})
 	params := srv.Params()
 	if s.request.Options.Ext4.NoACL {
 		params.Flags &^= fuse.InitPosixACL

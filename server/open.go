@@ -1,0 +1,57 @@
+package server
+
+import (
+	"syscall"
+
+	"ext4box/ext4"
+	"ext4box/fuse"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open answers only where something can be written: a file that is immutable, or
+// can only be appended to, must be refused when it is opened. The kernel's side of
+// FUSE does not know such files, and would take data into its cache that can never
+// be written back. What is read-only needs no OPEN, and so no RELEASE.
+func (s *Server) Open(r *fuse.Request, in *fuse.OpenIn, out *fuse.OpenOut) syscall.Errno {
+	if !s.writable {
+		return syscall.ENOSYS
+	}
+	return s.open(r, inode(r.NodeID), in.Flags, out)
+}
+
+func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.OpenOut) syscall.Errno {
+	out.OpenFlags = fuse.OpenKeepCache | fuse.OpenNoflush
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return 0
+	}
+	sync, err := s.fs.OpenForWriting(ino, flags&unix.O_APPEND != 0)
+	if sync {
+		// Or the kernel would keep what is written.
+		out.OpenFlags |= fuse.OpenDirectIO
+	}
+	return s.errno(r, err)
+}
+
+// Release has nothing to do: there are no handles.
+func (s *Server) Release(*fuse.Request, *fuse.ReleaseIn) syscall.Errno { return 0 }
+
+// settle answers an operation that ended with err, after durable if it succeeded.
+func (s *Server) settle(r *fuse.Request, err error, inos ...ext4.Ino) syscall.Errno {
+	if err != nil {
+		return s.errno(r, err)
+	}
+	return s.durable(r, inos...)
+}
+
+// durable makes what an operation did to inodes durable before it is answered, where
+// the mount or the flags of an inode ask for that. The kernel sees to it where the
+// mount or the caller asks for it and data was written.
+func (s *Server) durable(r *fuse.Request, inos ...ext4.Ino) syscall.Errno {
+	for _, ino := range inos {
+		if err := s.fs.SyncFlagged(ino, s.sync, s.sync || s.dirsync); err != nil {
+			return s.errno(r, err)
+		}
+	}
+	return 0
+}
