@@ -67,6 +67,7 @@ type crashActor struct {
 	promises []crashPromise
 	nextID   int
 	held     []ext4.Ino
+	tiny     int
 }
 
 // newCrashActor makes the actor's directory, which is durable from then on.
@@ -416,6 +417,14 @@ func (a *crashActor) fresh(prefix string) string {
 	}
 }
 
+// amount is a number below n, or a small one.
+func (a *crashActor) amount(n int) int {
+	if a.tiny > 0 && a.rng.IntN(2) == 0 {
+		n = min(n, a.tiny)
+	}
+	return a.rng.IntN(n)
+}
+
 // random does one random operation.
 func (a *crashActor) random() error {
 	t, rng := a.now(), a.rng
@@ -431,18 +440,18 @@ func (a *crashActor) random() error {
 	switch k := rng.IntN(100); {
 	case k < 12:
 		if p := a.fresh("f"); t[p] == nil && len(t) < 60 {
-			return errors.Join(a.create(p, syscall.S_IFREG, ""), a.write(p, 0, 1+rng.IntN(20000)))
+			return errors.Join(a.create(p, syscall.S_IFREG, ""), a.write(p, 0, 1+a.amount(20000)))
 		}
 	case k < 22:
 		if size < 150000 {
-			return a.write(file, size, 1+rng.IntN(30000))
+			return a.write(file, size, 1+a.amount(30000))
 		}
 	case k < 32:
-		return a.write(file, rng.IntN(size+1), 1+rng.IntN(10000))
+		return a.write(file, rng.IntN(size+1), 1+a.amount(10000))
 	case k < 36:
-		return a.write(file, size+rng.IntN(50000), 1+rng.IntN(5000))
+		return a.write(file, size+a.amount(50000), 1+a.amount(5000))
 	case k < 44:
-		return a.truncate(file, rng.IntN(size+20000))
+		return a.truncate(file, a.amount(size+20000))
 	case k < 50:
 		mode := []uint32{0, ext4.FallocKeepSize, ext4.FallocPunchHole | ext4.FallocKeepSize, ext4.FallocZeroRange}[rng.IntN(4)]
 		return a.fallocate(file, mode, rng.IntN(size+1), 1+rng.IntN(40000))
@@ -505,7 +514,7 @@ func (a *crashActor) random() error {
 		return a.setxattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)), 1+rng.IntN(250))
 	case k < 92:
 		if p := a.fresh("t"); t[p] == nil {
-			return a.tmpfile(p, 1+rng.IntN(9000))
+			return a.tmpfile(p, 1+a.amount(9000))
 		}
 	case k < 98:
 		return a.fsync(file)

@@ -33,6 +33,7 @@ type crashConfig struct {
 	args   string
 	size   int64
 	extern bool
+	tiny   int // not 0: half of what is written is shorter
 }
 
 var crashConfigs = []crashConfig{
@@ -42,6 +43,8 @@ var crashConfigs = []crashConfig{
 	{name: "ext3", args: "-t ext3 -b 1024 -J size=1"},
 	{name: "inode128", args: "-t ext4 -I 128 -J size=4"},
 	{name: "external", args: "-t ext4 -b 1024", extern: true},
+	{name: "inline", args: "-t ext4 -O inline_data -J size=4", tiny: 130},
+	{name: "inline1k", args: "-t ext4 -b 1024 -I 1024 -O inline_data,^metadata_csum -J size=1", tiny: 800},
 }
 
 // crashRig is a filesystem whose devices are recorded.
@@ -135,6 +138,7 @@ func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		a.tiny = r.config.tiny
 		r.actors = append(r.actors, a)
 	}
 }
@@ -406,6 +410,15 @@ var crashScripts = map[string]func(a *crashActor) error{
 			err = errors.Join(err, a.create(d, syscall.S_IFDIR, ""), a.create(d+"/f", syscall.S_IFREG, ""), a.write(d+"/f", 0, 300), a.write("f", 100*i, 50), a.fsync(d+"/f"))
 		}
 		return err
+	},
+	"inline": func(a *crashActor) error {
+		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 40), a.fsync("f"), a.write("f", 90, 30), a.fsync("f"), a.setxattr("f", "user.a", 20), a.truncate("f", 70), a.fsync("f"),
+			a.truncate("f", 3000), a.fsync("f"), a.create("g", syscall.S_IFREG, ""), a.write("g", 10, 100), a.write("g", 100, 2000), a.fsync("g"), a.create("h", syscall.S_IFREG, ""), a.write("h", 0, 99),
+			a.fallocate("h", ext4.FallocPunchHole|ext4.FallocKeepSize, 10, 20), a.fsync("h"), a.create("d", syscall.S_IFDIR, ""), a.create("e", syscall.S_IFDIR, ""), a.rename("e", "d/e", 0), a.fsync("d/e"))
+		for i := range 12 {
+			err = errors.Join(err, a.create(fmt.Sprintf("d/e/%d-%s", i, strings.Repeat("n", 90)), syscall.S_IFREG, ""), a.fsync("d/e"))
+		}
+		return errors.Join(err, a.rename("d/e", "e", 0), a.unlink("d"), a.fsync("e"))
 	},
 	"orphans": func(a *crashActor) error {
 		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 200000), a.create("g", syscall.S_IFREG, ""), a.write("g", 0, 200000), a.create("h", syscall.S_IFREG, ""), a.write("h", 0, 200000), a.sync())

@@ -236,7 +236,9 @@ func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 	if in.IsDir() {
 		in.Links = 2
 	}
-	return fs.inheritACL(in, d, n.Umask)
+	attrs, err := fs.inheritACL(in, d, n.Umask)
+	fs.startInline(in, attrs)
+	return attrs, err
 }
 
 // inheritACL derives ACLs and mode of a new inode from the default ACL of its
@@ -281,17 +283,15 @@ func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, att
 	}
 	switch {
 	case in.IsDir():
-		nd := fs.openDir(in)
-		if err := nd.Init(tx, fs.growDir(tx, in, nd), uint32(d.ino)); err != nil {
+		if err := fs.initDir(tx, in, d.ino); err != nil {
 			return err
 		}
-		in.size = nd.Size
 	case in.IsSymlink() && !in.fastSymlink():
 		if err := fs.fillSymlink(tx, in, n.Target); err != nil {
 			return err
 		}
 	}
-	if len(attrs) > 0 {
+	if len(attrs) > 0 || in.inline() {
 		if err := fs.putXattrs(tx, in, attrs); err != nil {
 			return err
 		}
@@ -379,38 +379,11 @@ func (fs *FS) fillSymlink(tx *journal.Handle, in *inode, target string) error {
 	return nil
 }
 
-// creditsAdd is what adding a name to a directory takes, the directory's inode
-// included.
-func (fs *FS) creditsAdd(d *inode) (credits, revokes int) {
-	dir := fs.openDir(d)
-	blocks, grows := dir.AddCredits()
-	blk := dir.Size >> fs.geo.BlockBits
-	c := dir.Map.InsertCredits(grows, blk, blk+uint64(grows))
-	credits, revokes = fs.creditsEdit(c)
-	return credits + blocks + 1 + grows*balloc.CreditsClaim, revokes
-}
-
 // creditsGrow is what mapping one block of metadata takes.
 func (fs *FS) creditsGrow(in *inode, blk uint64) (credits, revokes int) {
 	m := fs.blockMap(in)
 	credits, revokes = fs.creditsEdit(m.InsertCredits(1, blk, blk+1))
 	return credits + balloc.CreditsClaim + 1, revokes
-}
-
-// addName puts a name for an inode into a directory, which the caller stores.
-func (fs *FS) addName(tx *journal.Handle, d *inode, name string, in *inode) error {
-	dir := fs.openDir(d)
-	err := dir.Add(tx, fs.growDir(tx, d, dir), name, uint32(in.ino), direntType(in.Mode))
-	// Also when it fails: a directory that grew has grown.
-	d.size = dir.Size
-	d.Flags &^= disk.FlagIndex
-	if dir.Indexed {
-		d.Flags |= disk.FlagIndex
-	}
-	if err != nil {
-		return errors.Join(err, fs.store(tx, d))
-	}
-	return nil
 }
 
 // direntType is the type of an inode as directory entries have it.

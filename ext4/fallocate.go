@@ -64,6 +64,9 @@ func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
 	}
 	// What is pending belongs to writes that are over: io is held.
 	fs.dropPending(in, 0, extent.MaxBlocks)
+	if err := fs.outOfLine(in); err != nil {
+		return err
+	}
 	switch mode {
 	case 0, FallocKeepSize:
 		return fs.preallocate(in, off, n, mode&FallocKeepSize != 0)

@@ -54,11 +54,12 @@ type inode struct {
 	distinct atomic.Bool // of a directory: no block is in it twice
 
 	// What only a writable filesystem uses; under mu.
-	pending  []pendingRun // reserved for writes that have not ended
-	prealloc balloc.Prealloc
-	seq      uint64 // of the mapping
-	tid      uint32 // last transaction that changed the inode
-	dirty    bool   // tid says something
+	pending   []pendingRun // reserved for writes that have not ended
+	prealloc  balloc.Prealloc
+	mayInline bool   // of a new file: has no blocks, and its first data may be inline
+	seq       uint64 // of the mapping
+	tid       uint32 // last transaction that changed the inode
+	dirty     bool   // tid says something
 }
 
 // put ends the use of an inode that iget returned.
@@ -231,16 +232,18 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 // checkContent verifies what the type of the inode says about its block area.
 func (fs *FS) checkContent(in *inode, what string) error {
 	if in.inline() {
+		switch in.Type() {
+		case disk.ModeReg, disk.ModeDir, disk.ModeLink:
+		default:
+			return disk.Corruptf(what, "has inline data, its type %#o cannot", in.Type())
+		}
 		if in.Flags&disk.FlagExtents != 0 {
 			return disk.Corruptf(what, "has both inline data and extents")
 		}
 		if fs.sb.Incompat&disk.IncompatInlineData == 0 {
 			return disk.Corruptf(what, "has inline data without the filesystem having the feature")
 		}
-		if limit := uint64(disk.InodeBlockSize) + uint64(fs.geo.InodeSize); in.size > limit {
-			return disk.Corruptf(what, "has %d bytes of inline data, more than an inode holds", in.size)
-		}
-		return nil
+		return fs.checkInline(in, what)
 	}
 	switch in.Type() {
 	case disk.ModeReg, disk.ModeDir:

@@ -108,7 +108,7 @@ func (fs *FS) removeLocked(d *inode, name string, in *inode, wantDir bool) error
 		return err
 	}
 	return fs.transact(fs.openDir(d).ChangeCredits()+2+creditsOrphan, 0, func(tx *journal.Handle) error {
-		if _, err := fs.openDir(d).Remove(tx, name); err != nil {
+		if err := fs.removeName(tx, d, name); err != nil {
 			return err
 		}
 		if in.IsDir() {
@@ -141,7 +141,7 @@ func (fs *FS) checkRemove(d *inode, name string, in *inode, wantDir bool) error 
 	if in.ino == RootIno {
 		return syscall.EBUSY
 	}
-	switch empty, err := fs.openDir(in).Empty(); {
+	switch empty, err := fs.emptyDir(in); {
 	case err != nil:
 		return err
 	case !empty:

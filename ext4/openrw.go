@@ -188,7 +188,7 @@ func (fs *FS) finishOrphan(ino Ino) error {
 		return err
 	}
 	defer in.wunlock()
-	if in.IsReg() && !in.verity() { // whose Merkle tree is behind its end
+	if in.IsReg() && !in.inline() && !in.verity() { // whose Merkle tree is behind its end
 		if err := fs.freeFrom(in, fs.roundUp(in.size)>>fs.geo.BlockBits); err != nil {
 			return err
 		}

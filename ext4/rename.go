@@ -202,7 +202,7 @@ func (r *rename) check(flags uint32) error {
 	if r.victim == r.oldDir {
 		return syscall.ENOTEMPTY
 	}
-	switch empty, err := fs.openDir(r.victim).Empty(); {
+	switch empty, err := fs.emptyDir(r.victim); {
 	case err != nil:
 		return err
 	case !empty:
@@ -218,7 +218,7 @@ func (r *rename) move(tx *journal.Handle, flags uint32) error {
 		if err := fs.addName(tx, r.newDir, r.newName, r.in); err != nil {
 			return err
 		}
-	} else if _, err := fs.openDir(r.newDir).Replace(tx, r.newName, uint32(r.in.ino), direntType(r.in.Mode)); err != nil {
+	} else if err := fs.replaceName(tx, r.newDir, r.newName, r.in.ino, direntType(r.in.Mode)); err != nil {
 		return err
 	}
 	if err := r.leave(tx, flags); err != nil {
@@ -226,7 +226,7 @@ func (r *rename) move(tx *journal.Handle, flags uint32) error {
 	}
 	if r.in.IsDir() {
 		if r.oldDir != r.newDir {
-			if _, err := fs.openDir(r.in).Replace(tx, "..", uint32(r.newDir.ino), disk.FTDir); err != nil {
+			if err := fs.replaceName(tx, r.in, "..", r.newDir.ino, disk.FTDir); err != nil {
 				return err
 			}
 		}
@@ -248,8 +248,7 @@ func (r *rename) move(tx *journal.Handle, flags uint32) error {
 func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 	fs := r.fs
 	if flags&RenameWhiteout == 0 {
-		_, err := fs.openDir(r.oldDir).Remove(tx, r.oldName)
-		return err
+		return fs.removeName(tx, r.oldDir, r.oldName)
 	}
 	w := &inode{}
 	attrs, err := fs.prepare(w, r.oldDir, r.whiteout)
@@ -273,8 +272,7 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 	if err := fs.store(tx, w); err != nil {
 		return err
 	}
-	_, err = fs.openDir(r.oldDir).Replace(tx, r.oldName, ino, disk.FTChar)
-	return err
+	return fs.replaceName(tx, r.oldDir, r.oldName, w.ino, disk.FTChar)
 }
 
 // exchange makes each of the two names lead to the other's inode.
@@ -286,11 +284,11 @@ func (r *rename) exchange(tx *journal.Handle) error {
 		in   *inode
 	}{{r.newDir, r.newName, r.in}, {r.oldDir, r.oldName, r.victim}}
 	for _, s := range swap {
-		if _, err := fs.openDir(s.dir).Replace(tx, s.name, uint32(s.in.ino), direntType(s.in.Mode)); err != nil {
+		if err := fs.replaceName(tx, s.dir, s.name, s.in.ino, direntType(s.in.Mode)); err != nil {
 			return err
 		}
 		if s.in.IsDir() && r.oldDir != r.newDir {
-			if _, err := fs.openDir(s.in).Replace(tx, "..", uint32(s.dir.ino), disk.FTDir); err != nil {
+			if err := fs.replaceName(tx, s.in, "..", s.dir.ino, disk.FTDir); err != nil {
 				return err
 			}
 		}

@@ -49,7 +49,7 @@ func (fs *FS) maxSize(in *inode) uint64 {
 	if !fs.hugeFile() {
 		count = (1<<32 - 1) >> (fs.geo.BlockBits - 9)
 	}
-	if in.Flags&disk.FlagExtents != 0 {
+	if in.Flags&disk.FlagExtents != 0 || in.inline() && fs.sb.Incompat&disk.IncompatExtents != 0 {
 		return min(blocks, count) << fs.geo.BlockBits
 	}
 	return min(blocks, extent.MaxPointed(fs.geo.BlockSize, count)) << fs.geo.BlockBits
@@ -58,6 +58,11 @@ func (fs *FS) maxSize(in *inode) uint64 {
 // truncate is Truncate of an inode whose locks, io and mu, are both held. With
 // times it sets mtime and ctime.
 func (fs *FS) truncate(in *inode, size uint64, times bool) error {
+	if in.inline() {
+		if ok, err := fs.truncateInline(in, size, times); ok || err != nil {
+			return err
+		}
+	}
 	bs := uint64(fs.geo.BlockSize)
 	if size >= in.size {
 		if err := fs.zeroRange(in, in.size, min(size, (in.size+bs-1)&^(bs-1))); err != nil {

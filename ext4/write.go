@@ -29,6 +29,11 @@ func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 	case off+n < off || off+n > fs.maxSize(in):
 		return iomap.Mapping{}, syscall.EFBIG
 	}
+	if in.inline() || in.mayInline {
+		if m, ok, err := fs.beginInline(in, off, n); ok || err != nil {
+			return m, err
+		}
+	}
 	blk := off >> fs.geo.BlockBits
 	end := (off + n + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
 	run, err := fs.run(in, blk)

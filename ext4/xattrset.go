@@ -176,13 +176,20 @@ func (fs *FS) allXattrs(in *inode) ([]xattr.Attr, error) {
 // putXattrs stores attributes: in the inode as many as fit, the rest in a block.
 // With ENOSPC nothing has changed. The caller stores the inode.
 func (fs *FS) putXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) error {
-	n := 0
-	if in.ExtraIsize > 0 {
-		n = xattr.Fit(attrs, xattr.InodeRoom(int(fs.geo.InodeSize), in.ExtraIsize))
+	attrs, err := fs.withInlineTail(in, attrs)
+	if err != nil {
+		return err
 	}
-	inside, outside := attrs[:n], attrs[n:]
+	room := 0
+	if in.ExtraIsize > 0 {
+		room = xattr.InodeRoom(int(fs.geo.InodeSize), in.ExtraIsize)
+	}
+	inside, outside := xattr.Split(attrs, room)
 	if xattr.Fit(outside, xattr.BlockRoom(int(fs.geo.BlockSize))) < len(outside) {
 		return fmt.Errorf("inode %d has no room for its attributes: %w", in.ino, syscall.ENOSPC)
+	}
+	if in.inline() && (len(inside) == 0 || !isInlineAttr(&inside[0])) {
+		return disk.Corruptf(disk.InodeName(uint32(in.ino)), "has no room for its inline data")
 	}
 	if err := fs.putXattrBlock(tx, in, outside); err != nil {
 		return err

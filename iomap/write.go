@@ -11,6 +11,10 @@ type Writer interface {
 	// IOEnd says that data is on the device for the range [off, off+n), in the
 	// blocks that Begin gave for it.
 	IOEnd(ino Ino, off, n uint64) error
+
+	// WriteInline stores data at off of a file, inside of the Inline mapping
+	// that Begin gave for it.
+	WriteInline(ino Ino, p []byte, off uint64) error
 }
 
 // WriteAt writes p to the file at off, block for block as the mapper backs it,
@@ -37,6 +41,13 @@ func (m *Mover) writeMapping(ino Ino, p []byte, pos uint64) (int, error) {
 	mp, err := m.Mapper.Begin(ino, pos, uint64(len(p)), Write)
 	if err != nil {
 		return 0, err
+	}
+	if mp.Type == Inline && mp.Contains(pos) {
+		p = p[:min(uint64(len(p)), mp.Length-(pos-mp.Offset))]
+		if err := m.Mapper.(Writer).WriteInline(ino, p, pos); err != nil {
+			return 0, err
+		}
+		return len(p), nil
 	}
 	if !mp.Contains(pos) || mp.Type != Mapped && mp.Type != Unwritten {
 		return 0, fmt.Errorf("inode %d: mapping %d+%d of type %d cannot be written at offset %d: %w", ino, mp.Offset, mp.Length, mp.Type, pos, syscall.EIO)

@@ -300,6 +300,7 @@ type generator struct {
 	*rand.Rand
 	block int64 // size
 	old   bool  // inodes have 32 bits of time
+	tiny  int64 // not 0: half of the offsets and lengths are below this
 }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
@@ -347,6 +348,9 @@ func (g *generator) any() string {
 }
 
 func (g *generator) offset() int64 {
+	if g.tiny > 0 && g.IntN(2) == 0 {
+		return g.Int64N(g.tiny)
+	}
 	switch g.IntN(6) {
 	case 0:
 		return g.Int64N(16) * g.block
@@ -361,6 +365,9 @@ func (g *generator) offset() int64 {
 }
 
 func (g *generator) length() int64 {
+	if g.tiny > 0 && g.IntN(2) == 0 {
+		return g.Int64N(g.tiny)
+	}
 	switch g.IntN(5) {
 	case 0:
 		return g.Int64N(8) * g.block

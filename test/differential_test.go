@@ -39,6 +39,9 @@ func differentials() []testimage.Config {
 		foreign(shape("project", "ext4", "-O", "project")),
 		shape("orphanfile", "ext4", "-O", "orphan_file"),
 		shape("ext2-1k", "ext2", "-b", "1024", "-I", "128"),
+		shape("inlinedata", "ext4", "-O", "inline_data"),
+		shape("inlinedata-1k", "ext4", "-b", "1024", "-I", "1024", "-O", "inline_data,^metadata_csum"),
+		shape("inlinedata-noextents", "ext4", "-I", "512", "-O", "inline_data,^extents,^64bit"),
 	}
 }
 
@@ -83,6 +86,20 @@ func (d *differential) blockSize() int64 {
 		return 1024
 	}
 	return 4096
+}
+
+// tiny is about half of what an inode can hold in itself.
+func (d *differential) tiny() int64 {
+	args := strings.Join(d.config.Args, " ")
+	switch {
+	case !strings.Contains(args, "inline_data"):
+		return 0
+	case strings.Contains(args, "-I 1024"):
+		return 500
+	case strings.Contains(args, "-I 512"):
+		return 200
+	}
+	return 75
 }
 
 func (d *differential) oldInodes() bool {
@@ -151,6 +168,13 @@ func (d *differential) run(steps []step) error {
 	for _, p := range players {
 		p.close()
 	}
+	if d.tiny() > 0 {
+		// Until it has written back what outgrew an inode, the kernel answers
+		// SEEK_HOLE behind it with ENOENT.
+		if err := syncFS(kernel.Dir); err != nil {
+			return err
+		}
+	}
 	if err := d.compare("mounted", players, box, kernel.Dir, "Map"); err != nil {
 		return err
 	}
@@ -192,6 +216,11 @@ func (d *differential) compare(when string, players [2]*player, ours, theirs str
 			}
 			if rec.Mode&unix.S_IFMT == unix.S_IFDIR {
 				rec.Size = 0
+			} else if d.tiny() > 0 {
+				// Whether a file is truncated before or after what was written
+				// to it arrives is the affair of the cache above.
+				const extentsOrInline = 0x80000 | 0x10000000
+				rec.Flags &^= extentsOrInline
 			}
 			tree[path] = rec
 		}
@@ -310,7 +339,7 @@ func TestDifferential(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			d := newDifferential(t, c)
 			for i, n := seed, 0; n < total && !t.Failed(); i, n = i+1, n+each {
-				g := &generator{Rand: rand.New(rand.NewPCG(i, 0)), block: d.blockSize(), old: d.oldInodes()}
+				g := &generator{Rand: rand.New(rand.NewPCG(i, 0)), block: d.blockSize(), old: d.oldInodes(), tiny: d.tiny()}
 				d.check(i, g.sequence(each))
 				done += each
 			}

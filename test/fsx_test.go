@@ -24,6 +24,7 @@ type exerciser struct {
 	args  []string
 	way   ioWay
 	large bool // few large files and pieces, of several requests each
+	tiny  bool // small files and pieces, which come and go
 }
 
 // ioWay is how an exerciser reads and writes.
@@ -55,6 +56,14 @@ func exercisers() []exerciser {
 			all = append(all, e)
 		}
 	}
+	for _, e := range []exerciser{
+		{name: "inline-4k", args: []string{"-t", "ext4", "-b", "4096", "-O", "inline_data"}},
+		{name: "inline-1k", args: []string{"-t", "ext4", "-b", "1024", "-I", "1024", "-O", "inline_data"}},
+	} {
+		all = append(all, e)
+		e.name, e.tiny = e.name+"-tiny", true
+		all = append(all, e)
+	}
 	return all
 }
 
@@ -69,6 +78,8 @@ const (
 	fsxMaxSize  = 768 << 10
 	fsxMaxIO    = 96 << 10
 	fsxLarge    = 16 // times as large, and as few operations
+	fsxTinySize = 1200
+	fsxTinyIO   = 250
 	fsxImage    = 192 << 20
 	fsxHistory  = 40
 	fsxInterval = 64 // operations between two looks at a whole file
@@ -155,10 +166,13 @@ func (e *exerciser) run(t *testing.T, seed uint64, ops int) (count [len(fsxOpNam
 	if e.large {
 		maxSize, maxIO, ops = maxSize*fsxLarge, maxIO*fsxLarge, (ops+fsxLarge-1)/fsxLarge
 	}
+	if e.tiny {
+		maxSize, maxIO = fsxTinySize, fsxTinyIO
+	}
 	workers := make([]*fsxWorker, fsxWorkers)
 	for i := range workers {
 		w := &fsxWorker{name: fmt.Sprintf("%s worker %d, seed %d", e.name, i, seed), way: e.way, maxSize: int64(maxSize), maxIO: int64(maxIO),
-			rng: rand.New(rand.NewPCG(seed, uint64(i))), indirect: strings.HasPrefix(e.name, "ext3")}
+			rng: rand.New(rand.NewPCG(seed, uint64(i))), indirect: strings.HasPrefix(e.name, "ext3"), tiny: e.tiny}
 		for j := range w.files {
 			w.files[j] = &fsxFile{name: fmt.Sprintf("file-%d-%d", i, j)}
 		}

@@ -72,6 +72,7 @@ type fsxWorker struct {
 	name     string
 	way      ioWay
 	indirect bool
+	tiny     bool  // the files are so small that their content may be inline
 	maxSize  int64 // of a file
 	maxIO    int64 // of an operation
 	rng      *rand.Rand
@@ -131,7 +132,7 @@ func (w *fsxWorker) pick() int {
 func (w *fsxWorker) place(f *fsxFile) (off, n int64) {
 	n = 1 + w.rng.Int64N(w.maxIO)
 	if w.rng.IntN(3) == 0 {
-		n = 1 + w.rng.Int64N(3000)
+		n = 1 + w.rng.Int64N(min(3000, w.maxIO))
 	}
 	limit := w.maxSize
 	switch w.rng.IntN(4) {
@@ -205,6 +206,11 @@ func (w *fsxWorker) work(ctx context.Context, dir string, ops int) (err error) {
 			return nil
 		}
 		f := w.files[w.rng.IntN(len(w.files))]
+		if w.tiny && w.rng.IntN(12) == 0 {
+			if err := w.anew(f); err != nil {
+				return err
+			}
+		}
 		op := w.pick()
 		w.count[op]++
 		if err := w.do(op, f); err != nil {
@@ -224,6 +230,21 @@ func (w *fsxWorker) work(ctx context.Context, dir string, ops int) (err error) {
 		}
 	}
 	return nil
+}
+
+// anew replaces a file by an empty one, whose content may be inline again.
+func (w *fsxWorker) anew(f *fsxFile) error {
+	w.note("%s anew", f.name)
+	if w.rng.IntN(2) == 0 { // else what is cached goes nowhere
+		if err := w.look(f); err != nil {
+			return fmt.Errorf("look at %s: %w", f.name, err)
+		}
+	}
+	if err := errors.Join(f.close(), os.Remove(filepath.Join(w.dir, f.name))); err != nil {
+		return err
+	}
+	f.shadow = nil
+	return f.open(w.dir)
 }
 
 // look reads a file whole.

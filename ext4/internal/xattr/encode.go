@@ -20,16 +20,37 @@ func valueSize(at *Attr) int {
 	return (len(at.Value) + 3) &^ 3
 }
 
+// Size is the room that an attribute takes in an area, in bytes.
+func Size(at *Attr) int { return entrySize(at) + valueSize(at) }
+
+// ListEnd is the room that the end of the list takes in an area.
+const ListEnd = 4
+
 // Fit returns how many of the first attributes fit into an area of so many
 // bytes behind its header.
 func Fit(attrs []Attr, room int) int {
-	left := room - 4 // the end of the list
+	left := room - ListEnd
 	for i := range attrs {
-		if left -= entrySize(&attrs[i]) + valueSize(&attrs[i]); left < 0 {
+		if left -= Size(&attrs[i]); left < 0 {
 			return i
 		}
 	}
 	return len(attrs)
+}
+
+// Split divides attributes into those that go into an area of so many bytes
+// behind its header, the first ones having precedence, and the others.
+func Split(attrs []Attr, room int) (inside, outside []Attr) {
+	left := room - ListEnd
+	for i := range attrs {
+		if n := Size(&attrs[i]); n <= left {
+			left -= n
+			inside = append(inside, attrs[i])
+		} else {
+			outside = append(outside, attrs[i])
+		}
+	}
+	return inside, outside
 }
 
 // InodeRoom is the room for attributes behind the fields of an inode.
