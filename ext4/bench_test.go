@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"ext4box/blockdev"
 	"ext4box/ext4"
@@ -33,6 +34,41 @@ func BenchmarkCreateWrite(b *testing.B) {
 			b.Fatal(err)
 		}
 		if _, err := fs.WriteAt(ino, data, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkLargeDirectory makes 100,000 files in a directory, and reports what
+// the first and the last ten thousand cost each.
+func BenchmarkLargeDirectory(b *testing.B) {
+	const n, part = 100_000, 10_000
+	for b.Loop() {
+		img := filepath.Join(b.TempDir(), "a.img")
+		if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-N", "120000", img, "1G").CombinedOutput(); err != nil {
+			b.Skipf("mke2fs: %v\n%s", err, out)
+		}
+		dev, err := blockdev.Open(img, blockdev.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		fs, err := ext4.Open(dev, ext4.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		var at [n/part + 1]time.Time
+		for i := range n {
+			if i%part == 0 {
+				at[i/part] = time.Now()
+			}
+			if _, err := fs.Create(ext4.RootIno, fmt.Sprintf("file%d", i), ext4.NewNode{Mode: 0o100644}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		at[n/part] = time.Now()
+		b.ReportMetric(float64(at[1].Sub(at[0]).Nanoseconds())/part, "ns/first")
+		b.ReportMetric(float64(at[n/part].Sub(at[n/part-1]).Nanoseconds())/part, "ns/last")
+		if err := fs.Close(); err != nil {
 			b.Fatal(err)
 		}
 	}
