@@ -121,6 +121,9 @@ func unexpectedRepairs(out string) error {
 		switch {
 		case what == "", strings.HasPrefix(what, "recovering journal"),
 			strings.HasPrefix(what, "Clearing orphaned inode"), strings.HasPrefix(what, "Truncating orphaned inode"),
+			// What e2fsck says of crashes of the kernel with an orphan file too.
+			strings.HasPrefix(what, "Feature orphan_present is set but orphan file is clean"),
+			strings.HasPrefix(what, "Orphan file (inode ") && strings.HasSuffix(what, " is not clean."), what == "CLEARED.",
 			strings.HasPrefix(what, "Setting free "), strings.Contains(what, "non-contiguous"),
 			strings.HasSuffix(what, "could be shorter.  IGNORED."), strings.HasSuffix(what, "could be narrower.  IGNORED."):
 		default:

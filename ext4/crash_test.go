@@ -42,6 +42,7 @@ var crashConfigs = []crashConfig{
 	{name: "nocsum", args: "-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1"},
 	{name: "ext3", args: "-t ext3 -b 1024 -J size=1"},
 	{name: "inode128", args: "-t ext4 -I 128 -J size=4"},
+	{name: "orphanfile", args: "-t ext4 -b 1024 -J size=1 -O orphan_file -E orphan_file_size=2"},
 	{name: "external", args: "-t ext4 -b 1024", extern: true},
 	{name: "inline", args: "-t ext4 -O inline_data -J size=4", tiny: 130},
 	{name: "inline1k", args: "-t ext4 -b 1024 -I 1024 -O inline_data,^metadata_csum -J size=1", tiny: 800},

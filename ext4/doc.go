@@ -31,7 +31,7 @@
 //	inode.io          shared while data moves, exclusive while blocks go away
 //	inode.mu          by ascending number where several are needed
 //	a journal handle  from begin to End
-//	writer.sharedXattrs, orphanList.mu, superblock.mu
+//	writer.sharedXattrs, orphanList.mu, superblock.mu, orphanFile.mu
 //	balloc's groups
 //	buffer.Buffer     blocks that several structures share
 //

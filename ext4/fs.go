@@ -132,6 +132,20 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = defaultCacheBytes
 	}
+	fs, err := open(dev, o)
+	var damage *notWritableError
+	if !errors.As(err, &damage) {
+		return fs, err
+	}
+	o.Logger.Warn("opened for reading only", "error", damage)
+	o.ReadOnly = true
+	if fs, err = open(dev, o); err == nil {
+		fs.roReason = damage.Error()
+	}
+	return fs, err
+}
+
+func open(dev blockdev.Device, o Options) (*FS, error) {
 	fs := &FS{opts: o, log: o.Logger, base: dev, dev: dev}
 	if err := fs.load(); err != nil {
 		return nil, err
@@ -142,7 +156,7 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 	fs.protect()
 	if fs.w != nil {
 		if err := fs.reapOrphans(); err != nil {
-			return nil, errors.Join(err, fs.closeWriter())
+			return nil, errors.Join(notWritable("its orphans are damaged", err), fs.closeWriter())
 		}
 	}
 	root, err := fs.iget(RootIno)

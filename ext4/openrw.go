@@ -2,8 +2,8 @@ package ext4
 
 import (
 	"errors"
-	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"ext4box/ext4/internal/balloc"
@@ -40,6 +40,24 @@ func (fs *FS) readOnlyBecause() string {
 // ReadOnlyReason says why the filesystem was not opened for writing, or nothing
 // if it was.
 func (fs *FS) ReadOnlyReason() string { return fs.roReason }
+
+// notWritableError says why a filesystem that should be writable is not. It can
+// still be read.
+type notWritableError struct {
+	why string
+	err error
+}
+
+// notWritable is err, and a notWritableError if it is a corruption.
+func notWritable(why string, err error) error {
+	if errors.Is(err, syscall.EUCLEAN) {
+		return &notWritableError{why, err}
+	}
+	return err
+}
+
+func (e *notWritableError) Error() string { return e.why + ": " + e.err.Error() + "; run e2fsck" }
+func (e *notWritableError) Unwrap() error { return e.err }
 
 // openWriter makes the filesystem, which is loaded and recovered on disk,
 // writable. j is its journal, or nil.
@@ -84,6 +102,9 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 	} else {
 		w.log = journal.NewUnlogged(fs.base, fs.blks, o)
 	}
+	if w.orphanFile, err = fs.openOrphanFile(); err != nil {
+		return errors.Join(notWritable("its orphan file is damaged", err), w.log.Close())
+	}
 	fs.w = w
 	fs.startDamage()
 	err = fs.writeSuper(func(sb *disk.Superblock) {
@@ -94,6 +115,9 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 			sb.Incompat |= disk.IncompatRecover
 		} else {
 			sb.State &^= disk.StateValid
+		}
+		if w.orphanFile != nil {
+			sb.ROCompat |= disk.ROCompatOrphanPresent
 		}
 	})
 	if err != nil {
@@ -140,62 +164,6 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 	return runs, nil
 }
 
-// reapOrphans finishes what a crash interrupted: deletes inodes without a name
-// and truncates the others.
-func (fs *FS) reapOrphans() error {
-	var entries []orphanEntry
-	next := fs.sb.LastOrphan
-	seen := make(map[Ino]bool)
-	for next != 0 && !seen[Ino(next)] && !fs.private(Ino(next)) {
-		ino := Ino(next)
-		seen[ino] = true
-		in, err := fs.loadInode(ino)
-		if err != nil {
-			fs.log.Warn("orphan list is damaged", "inode", ino, "error", err)
-			break
-		}
-		entries = append(entries, orphanEntry{ino, in.seed})
-		next = in.Dtime
-	}
-	fs.recovery.Orphans = len(entries)
-	fs.w.orphans.adopt(entries)
-	for _, e := range entries {
-		if err := fs.finishOrphan(e.ino); err != nil {
-			return fmt.Errorf("orphan inode %d: %w", e.ino, err)
-		}
-	}
-	return nil
-}
-
-func (fs *FS) finishOrphan(ino Ino) error {
-	in, err := fs.iget(ino)
-	if err != nil {
-		return err
-	}
-	links := in.Links
-	in.put()
-	if links == 0 {
-		return fs.reap(ino)
-	}
-	ref, err := fs.iget(ino)
-	if err != nil {
-		return err
-	}
-	defer ref.put()
-	ref.io.Lock()
-	defer ref.io.Unlock()
-	if in, err = fs.wlock(ino); err != nil {
-		return err
-	}
-	defer in.wunlock()
-	if in.IsReg() && !in.inline() && !in.verity() { // whose Merkle tree is behind its end
-		if err := fs.freeFrom(in, fs.roundUp(in.size)>>fs.geo.BlockBits); err != nil {
-			return err
-		}
-	}
-	return fs.transact(creditsOrphan, 0, func(tx *journal.Handle) error { return fs.removeOrphan(tx, in, 0) })
-}
-
 // closeWriter commits everything, brings it home and marks the filesystem clean.
 func (fs *FS) closeWriter() error {
 	w := fs.w
@@ -206,7 +174,7 @@ func (fs *FS) closeWriter() error {
 	}
 	var err error
 	// Nobody can come back to what is still held.
-	for _, ino := range w.orphans.all() {
+	for _, ino := range append(w.orphans.all(), w.orphanFile.all()...) {
 		w.holds.mu.Lock()
 		delete(w.holds.count, ino)
 		w.holds.mu.Unlock()
@@ -230,6 +198,9 @@ func (fs *FS) closeWriter() error {
 		sb.FreeInodes = uint32(totals.FreeInodes)
 		sb.WriteTime = time.Now().Unix()
 		sb.Incompat &^= disk.IncompatRecover
+		if w.orphanFile.empty() {
+			sb.ROCompat &^= disk.ROCompatOrphanPresent
+		}
 		sb.State = fs.sb.State
 		w.damage.apply(sb)
 	}))

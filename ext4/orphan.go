@@ -60,45 +60,63 @@ func (fs *FS) findOrphans() {
 	fs.recovery.Orphans = len(orphans)
 }
 
-// readOrphanFile adds the inodes in the orphan file, a file of at most
-// disk.OrphanFileMaxBlocks blocks full of inode numbers.
+// readOrphanFile adds the inodes in the orphan file.
 func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
-	in, err := fs.loadInode(Ino(fs.sb.OrphanFileIno))
-	if err != nil {
-		return err
-	}
-	what := "orphan file " + disk.InodeName(uint32(in.ino))
-	blocks := in.size >> fs.geo.BlockBits
-	if !in.IsReg() || in.inline() || blocks > disk.OrphanFileMaxBlocks {
-		return disk.Corruptf(what, "cannot have %d blocks", blocks)
-	}
-	b := make([]byte, fs.geo.BlockSize)
-	for blk := range blocks {
-		run, err := fs.run(in, blk)
-		if err != nil {
-			return err
-		}
-		if run.State != extent.Written {
-			return disk.Corruptf(what, "has a hole")
-		}
-		phys := run.Start + blk - run.Block
-		if err := fs.readBlock(b, phys); err != nil {
-			return err
-		}
-		if err := disk.CheckOrphanBlock(&fs.sums, in.seed, phys, b); err != nil {
-			return err
-		}
+	_, err := fs.eachOrphanBlock(func(_ uint64, b []byte) error {
 		for i := range disk.OrphanSlots(len(b)) {
 			ino := Ino(disk.OrphanSlot(b, i))
 			if ino == 0 || fs.private(ino) || uint32(ino) > fs.geo.InodesCount {
 				continue
 			}
 			if orphans[ino] = struct{}{}; len(orphans) >= maxOrphans {
-				return disk.Corruptf(what, "holds more than %d inodes", maxOrphans)
+				return disk.Corruptf("orphan file", "holds more than %d inodes", maxOrphans)
 			}
 		}
+		return nil
+	})
+	return err
+}
+
+// eachOrphanBlock calls fn for the checked blocks of the orphan file, a file of
+// at most disk.OrphanFileMaxBlocks blocks full of inode numbers, and returns the
+// seed of their checksums.
+func (fs *FS) eachOrphanBlock(fn func(phys uint64, b []byte) error) (seed uint32, err error) {
+	in, err := fs.loadInode(Ino(fs.sb.OrphanFileIno))
+	if err != nil {
+		return 0, err
 	}
-	return nil
+	what := "orphan file " + disk.InodeName(uint32(in.ino))
+	blocks := in.size >> fs.geo.BlockBits
+	if !in.IsReg() || in.inline() || blocks > disk.OrphanFileMaxBlocks {
+		return 0, disk.Corruptf(what, "cannot have %d blocks", blocks)
+	}
+	m := fs.blockMap(in)
+	if n, err := m.CheckDistinct(what, blocks); err != nil {
+		return 0, err
+	} else if n < blocks {
+		return 0, disk.Corruptf(what, "has a hole")
+	}
+	b := make([]byte, fs.geo.BlockSize)
+	for blk := range blocks {
+		run, err := fs.run(in, blk)
+		if err != nil {
+			return 0, err
+		}
+		if run.State != extent.Written {
+			return 0, disk.Corruptf(what, "has a hole")
+		}
+		phys := run.Start + blk - run.Block
+		if err := fs.readBlock(b, phys); err != nil {
+			return 0, err
+		}
+		if err := disk.CheckOrphanBlock(&fs.sums, in.seed, phys, b); err != nil {
+			return 0, err
+		}
+		if err := fn(phys, b); err != nil {
+			return 0, err
+		}
+	}
+	return in.seed, nil
 }
 
 func (fs *FS) isOrphan(ino Ino) bool {

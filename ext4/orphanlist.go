@@ -9,12 +9,14 @@ import (
 )
 
 // orphanList is the list, in the superblock and the deletion times of inodes, of
-// those that a crash would leave without a name or half truncated. In memory it
-// is doubly linked, so that an inode leaves it without a search.
+// those that a crash would leave without a name or half truncated, for as many
+// as the orphan file has no room. In memory it is doubly linked, so that an
+// inode leaves it without a search.
 type orphanList struct {
 	mu    sync.Mutex
 	order list.List // of orphanEntry; the front is the head on disk
 	index map[Ino]*list.Element
+	rest  uint32 // the inode behind the last one, which recovery has not come to
 }
 
 type orphanEntry struct {
@@ -23,50 +25,56 @@ type orphanEntry struct {
 }
 
 // creditsOrphan is what adding or removing an orphan takes: the superblock, the
-// inode, the one before it in the list.
+// inode, the one before it in the list; or the inode and a block of the orphan
+// file.
 const creditsOrphan = 3
 
-// addOrphan puts an inode, which is locked, on the list. It does nothing if it is
-// there.
+// addOrphan makes an inode, which is locked, an orphan. It does nothing if it is
+// one.
 func (fs *FS) addOrphan(tx *journal.Handle, in *inode) error {
 	o := &fs.w.orphans
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.index[in.ino] != nil {
+	if o.has(in.ino) || fs.w.orphanFile.has(in.ino) {
 		return nil
 	}
-	next := uint32(0)
-	if front := o.order.Front(); front != nil {
-		next = uint32(front.Value.(orphanEntry).ino)
+	if added, err := fs.addToOrphanFile(tx, in.ino); added || err != nil {
+		return err
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next := o.next(o.order.Front())
 	if err := fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { disk.SetInodeDtime(raw, next) }); err != nil {
 		return err
 	}
 	if err := fs.editSuper(tx, func(sb *disk.Superblock) { sb.LastOrphan = uint32(in.ino) }); err != nil {
 		return err
 	}
-	if o.index == nil {
-		o.index = make(map[Ino]*list.Element)
-	}
-	o.index[in.ino] = o.order.PushFront(orphanEntry{in.ino, in.seed})
+	o.enter(o.order.PushFront(orphanEntry{in.ino, in.seed}))
 	return nil
 }
 
-// removeOrphan takes an inode, which is locked, off the list and sets its
-// deletion time to dtime.
+// removeOrphan takes an inode, which is locked, off the list or out of the
+// orphan file and sets its deletion time to dtime.
 func (fs *FS) removeOrphan(tx *journal.Handle, in *inode, dtime uint32) error {
+	removed, err := fs.removeFromOrphanFile(tx, in.ino)
+	if err == nil && !removed {
+		removed, err = fs.unlinkOrphan(tx, in.ino)
+	}
+	if err != nil || !removed {
+		return err
+	}
+	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { disk.SetInodeDtime(raw, dtime) })
+}
+
+// unlinkOrphan takes an inode off the list, if it is there.
+func (fs *FS) unlinkOrphan(tx *journal.Handle, ino Ino) (removed bool, err error) {
 	o := &fs.w.orphans
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	at := o.index[in.ino]
+	at := o.index[ino]
 	if at == nil {
-		return nil
+		return false, nil
 	}
-	next := uint32(0)
-	if e := at.Next(); e != nil {
-		next = uint32(e.Value.(orphanEntry).ino)
-	}
-	var err error
+	next := o.next(at.Next())
 	if prev := at.Prev(); prev == nil {
 		err = fs.editSuper(tx, func(sb *disk.Superblock) { sb.LastOrphan = next })
 	} else {
@@ -74,22 +82,26 @@ func (fs *FS) removeOrphan(tx *journal.Handle, in *inode, dtime uint32) error {
 		err = fs.editRaw(tx, p.ino, p.seed, func(raw []byte) { disk.SetInodeDtime(raw, next) })
 	}
 	if err != nil {
-		return err
-	}
-	if err := fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { disk.SetInodeDtime(raw, dtime) }); err != nil {
-		return err
+		return false, err
 	}
 	o.order.Remove(at)
-	delete(o.index, in.ino)
-	return nil
+	delete(o.index, ino)
+	return true, nil
 }
 
-// adopt takes over a list that is on disk already, in its order.
-func (o *orphanList) adopt(entries []orphanEntry) {
-	o.index = make(map[Ino]*list.Element)
-	for _, e := range entries {
-		o.index[e.ino] = o.order.PushBack(e)
+// next is the number of the inode of an element, or of the one behind the last.
+func (o *orphanList) next(e *list.Element) uint32 {
+	if e == nil {
+		return o.rest
 	}
+	return uint32(e.Value.(orphanEntry).ino)
+}
+
+func (o *orphanList) enter(e *list.Element) {
+	if o.index == nil {
+		o.index = make(map[Ino]*list.Element)
+	}
+	o.index[e.Value.(orphanEntry).ino] = e
 }
 
 // holds counts, for each inode, those who may still ask for it by its number:
@@ -129,7 +141,7 @@ func (fs *FS) Unhold(ino Ino, n uint64) error {
 		delete(h.count, ino)
 	}
 	h.mu.Unlock()
-	if left > 0 || !fs.w.orphans.has(ino) {
+	if left > 0 || !fs.w.orphans.has(ino) && !fs.w.orphanFile.has(ino) {
 		return nil
 	}
 	return fs.reap(ino)

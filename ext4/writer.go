@@ -25,11 +25,12 @@ type writer struct {
 	// them can together make a circle.
 	moveDir sync.Mutex
 
-	super   superblock
-	damage  damage
-	orphans orphanList
-	holds   holds
-	reaped  atomic.Uint64 // inodes deleted since the filesystem was opened
+	super      superblock
+	damage     damage
+	orphans    orphanList
+	orphanFile *orphanFile
+	holds      holds
+	reaped     atomic.Uint64 // inodes deleted since the filesystem was opened
 
 	// sharedXattrs guards the reference counts of attribute blocks, which inodes
 	// share.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ext4box/blockdev"
 	"ext4box/ext4"
 	"ext4box/internal/testimage"
 	"ext4box/internal/testimage/apitree"
@@ -93,8 +94,55 @@ func testCrash(t *testing.T, c crash) {
 	if err := m.Unmount(); err != nil {
 		t.Fatal(err)
 	}
-	compareRecovered(t, "live copy", live, nil)
-	compareRecovered(t, "stopped", img, nil)
+	for kind, img := range map[string]*testimage.Image{"live copy": live, "stopped": img} {
+		compareRecovered(t, kind, img, nil)
+		compareWritten(t, kind, img)
+	}
+}
+
+// compareWritten has the library recover a copy on the disk, which e2fsck must
+// then find sound, and the kernel another one, and wants the same tree on both.
+func compareWritten(t *testing.T, kind string, img *testimage.Image) {
+	t.Helper()
+	ours, theirs := copyImage(t, img, ".ours"), copyImage(t, img, ".theirs")
+	fs := openWritable(t, ours)
+	if why := fs.ReadOnlyReason(); why != "" {
+		t.Logf("%s: not recovered for writing, because %s", kind, why)
+		if err := fs.Close(); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if err := fs.Close(); err != nil {
+		t.Errorf("%s: closing after recovery: %v", kind, err)
+	}
+	argv := []string{"e2fsck", "-fn"}
+	if ours.Journal != "" {
+		argv = append(argv, "-j", ours.Journal)
+	}
+	if err := testimage.Run(append(argv, ours.Path)...); err != nil {
+		t.Errorf("%s: after recovery for writing: %v", kind, err)
+	}
+	if err := testimage.MountRW(t, theirs, "").Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	tree := func(img *testimage.Image) (testimage.Manifest, statfs) {
+		m := testimage.MountRO(t, img, "")
+		defer func() {
+			if err := m.Unmount(); err != nil {
+				t.Error(err)
+			}
+		}()
+		return walkMount(t, m.Dir), statfsOf(t, m.Dir)
+	}
+	got, gotSpace := tree(ours)
+	want, wantSpace := tree(theirs)
+	if d := want.Diff(forgiveNow(want, got), nil); d != "" {
+		t.Errorf("%s: recovered for writing it differs from what the kernel recovers:\n%s", kind, d)
+	}
+	if gotSpace != wantSpace {
+		t.Errorf("%s: recovered for writing statfs is\n%+v, by the kernel\n%+v", kind, gotSpace, wantSpace)
+	}
 }
 
 // disturb works on the mounted tree, syncs in between, and leaves unlinked
@@ -302,6 +350,27 @@ func compareRecovered(t *testing.T, kind string, img *testimage.Image, ignore te
 	if after := imageSums(t, img); after != before {
 		t.Errorf("%s: reading changed the image", kind)
 	}
+}
+
+// openWritable opens an image for writing, where that is possible.
+func openWritable(t *testing.T, img *testimage.Image) *ext4.FS {
+	t.Helper()
+	open := func(path string) blockdev.Device {
+		dev, err := blockdev.Open(path, blockdev.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dev
+	}
+	var o ext4.Options
+	if img.Journal != "" {
+		o.JournalDevice = open(img.Journal)
+	}
+	fs, err := ext4.Open(open(img.Path), o)
+	if err != nil {
+		t.Fatalf("opening %s for writing: %v", img.Path, err)
+	}
+	return fs
 }
 
 // forgiveNow accepts the times that the kernel gives to directories when it
