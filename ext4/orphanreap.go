@@ -17,15 +17,10 @@ import (
 // What cannot be an orphan is damage. As in the kernel the rest of the list is
 // then given up, what was on it is left to fsck, and the filesystem is marked.
 // An error is one after which the filesystem cannot be written.
+//
+// Unlike the kernel this does not spare a filesystem with errors, among which is
+// a device that failed once: each orphan is checked anyway.
 func (fs *FS) reapOrphans() error {
-	if fs.sb.State&disk.StateErrors != 0 {
-		// As the kernel does: a filesystem with errors is left to fsck.
-		if fs.sb.LastOrphan == 0 {
-			return nil
-		}
-		fs.log.Warn("the filesystem has errors, so its orphans are not deleted; run e2fsck")
-		return fs.dropOrphanList()
-	}
 	if err := fs.reapList(); err != nil {
 		return err
 	}
