@@ -194,6 +194,7 @@ func TestResolve(t *testing.T) {
 	for path, ino := range map[string]ext4.Ino{
 		"": ext4.RootIno, "/": ext4.RootIno, "//": ext4.RootIno, ".": ext4.RootIno, "..": ext4.RootIno, "../../..": ext4.RootIno,
 		"/hello": hello, "//hello": hello, "./hello": hello, "dir/../hello": hello, "dir/inner/../../hello": hello, "dir/hard": hello,
+		"dir/": want("dir"), "dir//": want("dir"), "abs/": want("dir/inner"), "dir/root/": ext4.RootIno, "abs/.": want("dir/inner"),
 		"abs/deep": deep, "/abs/../inner/deep": deep, "dir/root/hello": hello, "dir/root/dir/root/dir/inner/deep": deep,
 	} {
 		if got, err := fs.Resolve(path); err != nil || got != ino {
@@ -212,11 +213,40 @@ func TestResolve(t *testing.T) {
 	}
 	for path, errno := range map[string]syscall.Errno{
 		"absent": syscall.ENOENT, "hello/x": syscall.ENOTDIR, "hello/..": syscall.ENOTDIR, "link/x": syscall.ENOTDIR, "dangling/x": syscall.ENOENT,
+		"hello/": syscall.ENOTDIR, "hello//": syscall.ENOTDIR, "link/": syscall.ENOTDIR, "dangling/": syscall.ENOENT, "self/": syscall.ELOOP,
 		"self/x": syscall.ELOOP, "loop1/x": syscall.ELOOP, "chain40/x": syscall.ELOOP,
 		strings.Repeat("n", 256): syscall.ENAMETOOLONG, "dir/" + strings.Repeat("n", 256) + "/x": syscall.ENAMETOOLONG,
 	} {
 		if got, err := fs.Resolve(path); errnoOf(t, err) != errno {
 			t.Errorf("%q: %d, %v; want %v", path, got, err, errno)
+		}
+	}
+}
+
+func TestResolveParent(t *testing.T) {
+	_, image := standardImage(t)
+	fs := open(t, load(t, image), ext4.Options{})
+	dir, err := fs.Resolve("dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := fs.Resolve("dir/inner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]struct {
+		dir  ext4.Ino
+		name string
+		err  syscall.Errno
+	}{
+		"x": {ext4.RootIno, "x", 0}, "/x": {ext4.RootIno, "x", 0}, "dir/x": {dir, "x", 0}, "/dir//x//": {dir, "x", 0}, "dir/inner": {dir, "inner", 0},
+		"abs/x": {inner, "x", 0}, "dir/../x": {ext4.RootIno, "x", 0}, "dir/./x": {dir, "x", 0},
+		"": {0, "", syscall.EINVAL}, "/": {0, "", syscall.EINVAL}, "dir/..": {0, "", syscall.EINVAL}, ".": {0, "", syscall.EINVAL}, "dir/./": {0, "", syscall.EINVAL},
+		"absent/x": {0, "x", syscall.ENOENT}, "hello/x": {0, "x", syscall.ENOTDIR}, "link/x": {0, "x", syscall.ENOTDIR},
+	} {
+		got, name, err := fs.ResolveParent(path)
+		if errnoOf(t, err) != want.err || err == nil && (got != want.dir || name != want.name) {
+			t.Errorf("%q: %d, %q, %v; want %v", path, got, name, err, want)
 		}
 	}
 }
