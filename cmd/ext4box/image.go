@@ -84,6 +84,11 @@ var onErrors = map[string]ext4.OnError{
 func openImage(spec string, o imageOptions, lock blockdev.Lock) (*ext4.FS, error) {
 	var path string
 	path, o.Partition = blockdev.ParseSpec(spec)
+	return openFile(path, spec, o, lock)
+}
+
+// openFile is openImage of a file by its path; messages call it spec.
+func openFile(path, spec string, o imageOptions, lock blockdev.Lock) (*ext4.FS, error) {
 	dev, err := blockdev.Open(path, o.device(lock))
 	if err != nil {
 		return nil, err

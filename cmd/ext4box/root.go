@@ -12,7 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"ext4box/blockdev"
+	"ext4box/cmd/ext4box/internal/edit"
 	"ext4box/mount"
+)
+
+// The groups of verbs in the help text.
+const (
+	groupVerbs = "verbs"
+	groupEdit  = "edit"
 )
 
 // errSilent ends the program with status 1; whoever returns it has said why.
@@ -24,7 +31,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root := newRootCommand()
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetArgs(verbFor(root, filepath.Base(args[0]), args[1:]))
+	words := verbFor(root, filepath.Base(args[0]), args[1:])
+	if len(words) > 0 {
+		words = append([]string{words[0]}, edit.Escape(words[0], words[1:])...)
+	}
+	root.SetArgs(words)
 	err := root.Execute()
 	if err == nil {
 		return 0
@@ -98,9 +109,10 @@ func exists(path string) bool {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ext4box",
-		Short: "Mount and read ext2, ext3 and ext4 images in an ordinary process",
-		Long: `ext4box mounts ext2, ext3 and ext4 images and block devices through FUSE,
-and reads them without a mount. Reading needs neither root nor /dev/fuse.
+		Short: "Mount, read and edit ext2, ext3 and ext4 images in an ordinary process",
+		Long: `ext4box mounts ext2, ext3 and ext4 images and block devices through FUSE, and
+reads and edits them without a mount. Only mounting needs /dev/fuse; nothing
+needs root.
 
 IMAGE is an image file or a block device; IMAGE@p2 or IMAGE@2 is its second
 partition.`,
@@ -108,6 +120,8 @@ partition.`,
   ext4box umount /mnt
   ext4box ls -l disk.img /etc
   ext4box cp disk.img /home ./home
+  ext4box cp ./rootfs/. disk.img:/
+  ext4box edit --output new.img disk.img script
   ext4box tar disk.img | zstd > disk.tar.zst`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -116,6 +130,9 @@ partition.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())
 	})
+	root.AddGroup(&cobra.Group{ID: groupVerbs, Title: "Verbs:"}, &cobra.Group{ID: groupEdit, Title: "Verbs that change an image:"})
+	root.SetHelpCommandGroupID(groupVerbs)
+	root.SetCompletionCommandGroupID(groupVerbs)
 	root.AddCommand(
 		newMountCommand(),
 		newUmountCommand(),
@@ -125,7 +142,6 @@ partition.`,
 		newCatCommand(),
 		newCpCommand(),
 		newTarCommand(),
-		newReplayCommand(),
 		newDoctorCommand(),
 		newVersionCommand(),
 		newMountHelperCommand(),
@@ -133,6 +149,10 @@ partition.`,
 		newServeCommand(),
 		newProbeCommand(),
 	)
+	for _, c := range root.Commands() {
+		c.GroupID = groupVerbs
+	}
+	root.AddCommand(newEditCommands()...)
 	root.InitDefaultCompletionCmd()
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		c.RunE = func(*cobra.Command, []string) error {

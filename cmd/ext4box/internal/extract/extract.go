@@ -26,7 +26,10 @@ type Source interface {
 
 // Options say what to keep, and who is told.
 type Options struct {
-	Owner  bool // set owner and group; needs root
+	Owner bool // set owner and group; needs root
+	// GiveTo is to whom everything belongs, if Owner says so; nil: to whom it
+	// belonged.
+	GiveTo *Owner
 	Xattrs bool // set extended attributes and ACLs
 
 	// Protected are files of the host that are not replaced: the image itself.
@@ -42,6 +45,9 @@ type Options struct {
 	// written.
 	Progress func(files, bytes int64)
 }
+
+// Owner is a user and a group.
+type Owner struct{ UID, GID uint32 }
 
 // Links remembers the copies of files with several links.
 type Links struct {

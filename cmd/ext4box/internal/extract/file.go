@@ -233,14 +233,18 @@ func (x *extractor) setMetadata(n *tree.Node, t target) error {
 	st := &n.Stat
 	mode := st.Mode & 0o7777
 	if x.o.Owner {
+		to := Owner{st.UID, st.GID}
+		if x.o.GiveTo != nil {
+			to = *x.o.GiveTo
+		}
 		var err error
 		if t.fd >= 0 {
-			err = unix.Fchown(t.fd, int(st.UID), int(st.GID))
+			err = unix.Fchown(t.fd, int(to.UID), int(to.GID))
 		} else {
-			err = unix.Fchownat(t.dir, t.name, int(st.UID), int(st.GID), unix.AT_SYMLINK_NOFOLLOW)
+			err = unix.Fchownat(t.dir, t.name, int(to.UID), int(to.GID), unix.AT_SYMLINK_NOFOLLOW)
 		}
 		if err != nil {
-			return fmt.Errorf("set owner %d and group %d: %w", st.UID, st.GID, err)
+			return fmt.Errorf("set owner %d and group %d: %w", to.UID, to.GID, err)
 		}
 	} else {
 		// The file is the user's now: another's set-user-ID is not for it.
