@@ -15,6 +15,9 @@
 //	defer fsys.Close()
 //	data, err := fs.ReadFile(fsys.FS(), "etc/hostname")
 //
+// Opened without ReadOnly, [View] changes files by their paths too, as [os.Root]
+// does.
+//
 // # Layers
 //
 // The format is in internal/disk. Above it, each concept has a package of its

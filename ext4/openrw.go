@@ -27,6 +27,8 @@ func (fs *FS) readOnlyBecause() string {
 		return "it uses features that cannot be written yet: " + strings.Join(names, ", ")
 	case fs.opts.NoRecovery && fs.sb.Incompat&disk.IncompatRecover != 0:
 		return "its journal has not been recovered"
+	case fs.opts.NoRecovery && fs.sb.Compat&disk.CompatHasJournal != 0:
+		return "norecovery leaves its journal out"
 	case fs.opts.Superblock != 0:
 		return "a backup superblock is in use"
 	case fs.sb.RevLevel == disk.RevGood:
