@@ -53,14 +53,28 @@ func (v *View) OpenFile(name string, flag int, perm iofs.FileMode) (*File, error
 			err = syscall.EISDIR
 		case !st.IsRegular():
 			err = syscall.EINVAL
-		case flag&os.O_TRUNC != 0 && st.Size > 0:
-			err = v.fs.Truncate(ino, 0)
+		default:
+			err = v.openFlags(st, flag)
 		}
 	}
 	if err != nil {
 		return nil, &iofs.PathError{Op: "open", Path: name, Err: errors.Join(err, v.fs.Unhold(ino, 1))}
 	}
 	return f, nil
+}
+
+// openFlags does what the flags of an open ask for.
+func (v *View) openFlags(st *Stat, flag int) error {
+	if flag&(os.O_WRONLY|os.O_RDWR|os.O_TRUNC) == 0 {
+		return nil
+	}
+	if _, err := v.fs.OpenForWriting(st.Ino, flag&os.O_APPEND != 0); err != nil {
+		return err
+	}
+	if flag&os.O_TRUNC != 0 && st.Size > 0 {
+		return v.fs.Truncate(st.Ino, 0)
+	}
+	return nil
 }
 
 func (v *View) openIno(name string, flag int, perm iofs.FileMode) (Ino, error) {

@@ -54,7 +54,8 @@ var chownCommand = Command{
 				if !st.IsRegular() {
 					return nil
 				}
-				return e.FS.KillPriv(st.Ino, true) // another's set-user-ID is not meant
+				// Another's set-user-ID is not meant.
+				return e.FS.KillPriv(st.Ino, true, func(uint32) bool { return true })
 			})
 		}
 	},
@@ -181,9 +182,9 @@ func (e *Editor) chattr(args []string, recursive bool, project string) error {
 			return syscall.EOPNOTSUPP
 		}
 		c := change
-		flags := st.Flags&^clear | set
+		flags := (st.Flags&^clear | set) & ext4.FlagsVisible
 		if exact {
-			flags = st.Flags&^all | set
+			flags = (st.Flags&^all | set) & ext4.FlagsVisible
 		}
 		if !st.IsDir() {
 			flags &^= 0x10000 | 0x20000 | ext4.FlagProjInherit // of directories only

@@ -166,7 +166,7 @@ var touchCommand = Command{
 				}
 				a, m = st.Atime, st.Mtime
 			}
-			change := ext4.Attr{Atime: &a, Mtime: &m}
+			change := ext4.Attr{Atime: &a, Mtime: &m, Touch: *date == "" && *reference == ""}
 			switch {
 			case *atime && !*mtime:
 				change.Mtime = nil
