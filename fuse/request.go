@@ -25,6 +25,11 @@ func (r *Request) Done() <-chan struct{} { return r.w.done() }
 // have open: the kernel waits for inodes that it is about to drop.
 func (r *Request) InvalAttr() error { return r.w.s.NotifyInvalInode(r.NodeID, -1, 0) }
 
+// InvalData makes the kernel write back what it has cached of the file r.NodeID, and drop it, and waits
+// for that: other workers must be free to handle the writes, and the request must be one for which the
+// kernel holds no pages, such as LSEEK.
+func (r *Request) InvalData() error { return r.w.s.NotifyInvalInode(r.NodeID, 0, 0) }
+
 // SecurityContexts returns the names (such as "security.selinux") and values of the security
 // attributes that the new inode must get (InitSecurityCtx). Both alias the request buffer.
 func (r *Request) SecurityContexts() iter.Seq2[string, []byte] {

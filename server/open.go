@@ -30,11 +30,19 @@ func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.Ope
 		// Or the kernel would keep what is written.
 		out.OpenFlags |= fuse.OpenDirectIO
 	}
+	if err == nil {
+		s.writers.add(ino)
+	}
 	return s.errno(r, err)
 }
 
-// Release has nothing to do: there are no handles.
-func (s *Server) Release(*fuse.Request, *fuse.ReleaseIn) syscall.Errno { return 0 }
+// Release knows from the flags what Open was told: there are no handles.
+func (s *Server) Release(r *fuse.Request, in *fuse.ReleaseIn) syscall.Errno {
+	if s.writable && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		s.writers.remove(inode(r.NodeID))
+	}
+	return 0
+}
 
 // settle answers an operation that ended with err, after durable if it succeeded.
 func (s *Server) settle(r *fuse.Request, err error, inos ...ext4.Ino) syscall.Errno {

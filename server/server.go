@@ -41,6 +41,7 @@ type Server struct {
 	sync     bool
 	dirsync  bool
 	versions versions
+	writers  writers
 }
 
 var _ fuse.Operations = (*Server)(nil)
@@ -48,7 +49,7 @@ var _ fuse.Operations = (*Server)(nil)
 // New returns a server for fs, which stays the caller's to close, after the
 // session has ended.
 func New(fs *ext4.FS, o Options) *Server {
-	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, sync: o.Sync, dirsync: o.DirSync}
+	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, sync: o.Sync, dirsync: o.DirSync, writers: newWriters()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -145,13 +146,12 @@ func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscal
 	return n, 0
 }
 
-// Lseek finds data and holes.
+// Lseek finds data and holes. EBUSY: too many ask at once for files that are
+// being written.
 func (s *Server) Lseek(r *fuse.Request, in *fuse.LseekIn, out *fuse.LseekOut) syscall.Errno {
-	if s.writable {
-		// The kernel does not write back before it asks, nor is there a way to
-		// make it that could not wait for this answer: what is only in its cache
-		// would be taken for a hole. Without an answer all counts as data.
-		return syscall.ENOSYS
+	// The kernel does not write back before it asks.
+	if s.writable && s.writers.any(inode(r.NodeID)) && !s.writers.flush(r) {
+		return syscall.EBUSY
 	}
 	if in.Offset >= 1<<63 {
 		return syscall.ENXIO
