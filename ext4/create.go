@@ -141,6 +141,9 @@ func (fs *FS) create(d *inode, name string, n NewNode) (ino Ino, err error) {
 }
 
 func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
+	if d.encrypted() {
+		return 0, syscall.ENOKEY
+	}
 	in := &inode{seed: rand.Uint32()}
 	attrs, err := fs.prepare(in, d, n)
 	if err != nil {

@@ -117,8 +117,8 @@ func (fs *FS) search(in *inode, name string) (ino Ino, read uint64, err error) {
 		return 0, 0, syscall.ENAMETOOLONG
 	}
 	if in.encrypted() {
-		ino, err := fs.lookupEncrypted(in, name)
-		return ino, in.size, err
+		ino, _, read, err := fs.findEncrypted(in, name)
+		return ino, read, err
 	}
 	if fd := fs.fastDir(in.ino); fd != nil {
 		if ino, decided := fastLookup(fd, in.ino, name, fs.nameKey(in, []byte(name))); decided {

@@ -40,13 +40,9 @@ func encodeCipherName(major, minor uint32, cipher []byte) (name string, ok bool)
 	return base64.RawURLEncoding.EncodeToString(b), true
 }
 
-// cipherMatches tells whether a stored ciphertext is the one that the decoded
-// form of a shown name stands for.
-func cipherMatches(decoded, cipher []byte) bool {
-	shown := decoded[nokeyHash:]
-	if len(shown) <= cipherShown {
-		return bytes.Equal(shown, cipher)
-	}
+// cipherMatches tells whether a stored ciphertext is the one that an encoded name
+// of a cut one stands for.
+func cipherMatches(shown, cipher []byte) bool {
 	if len(cipher) <= cipherShown {
 		return false
 	}
@@ -87,31 +83,62 @@ func (fs *FS) encodeNames(in *inode, fn func(Dirent) bool) func(Dirent) bool {
 	}
 }
 
-// lookupEncrypted finds an encoded name in an encrypted directory.
-func (fs *FS) lookupEncrypted(in *inode, name string) (Ino, error) {
+// findEncrypted finds an encoded name in an encrypted directory, and the
+// ciphertext that is stored there. read is the number of bytes of entries that
+// were gone through.
+func (fs *FS) findEncrypted(in *inode, name string) (ino Ino, stored string, read uint64, err error) {
 	d, err := fs.entries(in)
 	if err != nil {
-		return 0, err
-	}
-	if dotName([]byte(name)) {
-		ino, err := d.Lookup(name)
-		return Ino(ino), err
-	}
-	decoded, err := base64.RawURLEncoding.DecodeString(name)
-	if err != nil || len(decoded) < nokeyHash+cipherMin || len(decoded) > nokeyMaxSize {
-		return 0, syscall.ENOENT
+		return 0, "", 0, err
 	}
 	found := uint32(0)
-	err = d.Read(0, func(e dirent.Entry) bool {
-		if !dotName(e.Name) && cipherMatches(decoded, e.Name) {
-			found = e.Ino
-		}
-		return found == 0
-	})
-	if err == nil && found == 0 {
-		err = syscall.ENOENT
+	if dotName([]byte(name)) {
+		found, err = d.Lookup(name)
+		return Ino(found), name, fs.scanned(d), err
 	}
-	return Ino(found), err
+	decoded, ok := decodeCipherName(name)
+	if !ok {
+		return 0, "", 0, syscall.ENOENT
+	}
+	shown := decoded[nokeyHash:]
+	b, blocks := d.(*dirent.Dir)
+	switch {
+	case len(shown) <= cipherShown:
+		stored = string(shown)
+		found, err = d.Lookup(stored)
+	case blocks:
+		found, stored, err = b.Find(binary.LittleEndian.Uint32(decoded), func(cipher []byte) bool { return cipherMatches(shown, cipher) })
+	default:
+		err = d.Read(0, func(e dirent.Entry) bool {
+			if !dotName(e.Name) && cipherMatches(shown, e.Name) {
+				found, stored = e.Ino, string(e.Name)
+			}
+			return found == 0
+		})
+		if err == nil && found == 0 {
+			err = syscall.ENOENT
+		}
+	}
+	return Ino(found), stored, fs.scanned(d), err
+}
+
+// decodeCipherName is the inverse of encodeCipherName, as far as there is one.
+func decodeCipherName(name string) (b []byte, ok bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(name)
+	n := len(b) - nokeyHash
+	// The decoder skips line breaks.
+	return b, err == nil && base64.RawURLEncoding.EncodedLen(len(b)) == len(name) &&
+		n >= cipherMin && (n <= cipherShown || n == cipherShown+sha256.Size)
+}
+
+// storedName is the name under which a directory, which is locked, has the entry
+// that a name shows: the ciphertext where it is encrypted.
+func (fs *FS) storedName(d *inode, name string) (string, error) {
+	if !d.encrypted() {
+		return name, nil
+	}
+	_, stored, _, err := fs.findEncrypted(d, name)
+	return stored, err
 }
 
 func dotName(name []byte) bool { return string(name) == "." || string(name) == ".." }

@@ -52,7 +52,7 @@ func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
 	case in.Flags&(disk.FlagImmutable|disk.FlagVerity) != 0, in.Flags&disk.FlagAppend != 0 && mode&^FallocKeepSize != 0:
 		return syscall.EPERM
 	case in.encrypted():
-		return syscall.EOPNOTSUPP
+		return syscall.ENOKEY
 	}
 	if limit := fs.maxSize(in); mode&FallocPunchHole == 0 && (off+n < off || off+n > limit) {
 		return syscall.EFBIG

@@ -38,6 +38,8 @@ func (fs *FS) link(ino, dir Ino, name string) error {
 		return syscall.EMLINK
 	case d.Links == 0:
 		return syscall.ENOENT
+	case d.encrypted():
+		return syscall.ENOKEY
 	}
 	credits, revokes := fs.creditsAdd(d)
 	return fs.transact(credits+1+creditsOrphan, revokes, func(tx *journal.Handle) error {
@@ -107,8 +109,12 @@ func (fs *FS) removeLocked(d *inode, name string, in *inode, wantDir bool) error
 	if err := fs.checkRemove(d, name, in, wantDir); err != nil {
 		return err
 	}
+	stored, err := fs.storedName(d, name)
+	if err != nil {
+		return err
+	}
 	return fs.transact(fs.openDir(d).ChangeCredits()+2+creditsOrphan, 0, func(tx *journal.Handle) error {
-		if err := fs.removeName(tx, d, name); err != nil {
+		if err := fs.removeName(tx, d, stored); err != nil {
 			return err
 		}
 		if in.IsDir() {

@@ -180,6 +180,8 @@ func (r *rename) check(flags uint32) error {
 	case r.oldDir.Flags&protected != 0, r.newDir.Flags&disk.FlagImmutable != 0, r.in.Flags&protected != 0,
 		r.victim != nil && (r.victim.Flags|r.newDir.Flags)&protected != 0:
 		return syscall.EPERM
+	case r.needsKey() && r.in != r.victim && (r.victim == nil || flags&RenameExchange != 0 || r.victim.IsDir() == r.in.IsDir()):
+		return syscall.ENOKEY
 	case r.newDir.Flags&disk.FlagProjInherit != 0 && r.newDir.ProjectID != r.in.ProjectID:
 		return syscall.EXDEV
 	}
@@ -210,6 +212,9 @@ func (r *rename) check(flags uint32) error {
 	}
 	return nil
 }
+
+// needsKey tells whether one of the names is encrypted.
+func (r *rename) needsKey() bool { return r.oldDir.encrypted() || r.newDir.encrypted() }
 
 // move makes the new name lead to the inode and removes the old one.
 func (r *rename) move(tx *journal.Handle, flags uint32) error {

@@ -27,10 +27,10 @@ ln -s "$(printf '%100s' | tr ' ' y)" "$2/v/long link"
 echo plain >"$2/plain"
 `
 
-// TestEncrypted: without the key an encrypted directory looks as the kernel shows
-// it, and its files cannot be read.
-func TestEncrypted(t *testing.T) {
-	requireMounting(t)
+// encryptedImage is an image with what a script puts into it. It skips the test
+// where the kernel cannot encrypt.
+func encryptedImage(t *testing.T, script string) *testimage.Image {
+	t.Helper()
 	for _, program := range []string{"e4crypt", "keyctl"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("needs %s (package e2fsprogs or keyutils)", program)
@@ -40,11 +40,18 @@ func TestEncrypted(t *testing.T) {
 	if err := testimage.Mke2fs(image.Path, 64<<20, "-t", "ext4", "-O", "encrypt"); err != nil {
 		t.Fatal(err)
 	}
-	script := exec.Command("keyctl", "session", "-", "bash", "-c", encryptedTree, "fill", image.Path, t.TempDir())
-	if out, err := script.CombinedOutput(); err != nil {
+	cmd := exec.Command("keyctl", "session", "-", "bash", "-c", script, "fill", image.Path, t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Skipf("this kernel has no encrypted files: %v: %s", err, out)
 	}
+	return image
+}
 
+// TestEncrypted: without the key an encrypted directory looks as the kernel shows
+// it, and its files cannot be read.
+func TestEncrypted(t *testing.T) {
+	requireMounting(t)
+	image := encryptedImage(t, encryptedTree)
 	kernel := testimage.MountRO(t, image, "")
 	listing := func(dir string) string {
 		t.Helper()

@@ -159,16 +159,36 @@ func (d *Dir) locate(name string) (place, error) {
 		return place{}, NotFound
 	}
 	m := d.matcher(name)
-	if d.Indexed && name != "." && name != ".." {
+	return d.locateBy(&m, blocks)
+}
+
+// Find finds a name of which only the hash is known and what match says. It
+// returns the inode number and the name.
+func (d *Dir) Find(hash uint32, match func(name []byte) bool) (ino uint32, name string, err error) {
+	blocks, err := d.blocks()
+	if err != nil {
+		return 0, "", err
+	}
+	p, err := d.locateBy(&matcher{by: match, hash: hash &^ 1}, blocks)
+	if err != nil {
+		return 0, "", err
+	}
+	e, _ := disk.DecodeDirEntry(p.b.Data, p.off, d.Filetype)
+	return p.ino, string(e.Name), nil
+}
+
+// locateBy is locate in a directory of so many blocks.
+func (d *Dir) locateBy(m *matcher, blocks uint64) (place, error) {
+	if name := m.name; d.Indexed && name != "." && name != ".." {
 		var u unusable
-		if p, err := d.locateIndexed(&m, blocks); !errors.As(err, &u) {
+		if p, err := d.locateIndexed(m, blocks); !errors.As(err, &u) {
 			return p, err
 		}
 		// Read everything, as the kernel does.
 	}
 	found := place{}
-	err = d.scan(0, blocks, func(blk uint64, b *buffer.Buffer) (bool, error) {
-		found = d.search(b, &m)
+	err := d.scan(0, blocks, func(blk uint64, b *buffer.Buffer) (bool, error) {
+		found = d.search(b, m)
 		found.blk = blk
 		return found.ino == 0, nil
 	})
@@ -197,6 +217,8 @@ func (d *Dir) search(b *buffer.Buffer, m *matcher) (p place) {
 // matcher compares names with the one that is looked for.
 type matcher struct {
 	name   string
+	by     func(name []byte) bool // nil: compare with name
+	hash   uint32                 // of the name, if by is not nil
 	folded []byte // nil: compare bytes
 	fold   func(dst, name []byte) ([]byte, error)
 	buf    []byte
@@ -215,7 +237,10 @@ func (f *Format) matcher(name string, casefold, rawNames bool) matcher {
 }
 
 func (m *matcher) matches(name []byte) bool {
-	if m.fold == nil {
+	switch {
+	case m.by != nil:
+		return m.by(name)
+	case m.fold == nil:
 		return string(name) == m.name
 	}
 	f, err := m.fold(m.buf[:0], name)

@@ -71,7 +71,12 @@ func (d *Dir) locateIndexed(m *matcher, blocks uint64) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	hash, _, err := h.folded(m.hashed())
+	hash := m.hash
+	if m.by == nil {
+		hash, _, err = h.folded(m.hashed())
+	} else {
+		err = h.usable()
+	}
 	if err != nil {
 		return place{}, unusable{err}
 	}
