@@ -219,7 +219,7 @@ type matcher struct {
 	name   string
 	by     func(name []byte) bool // nil: compare with name
 	hash   uint32                 // of the name, if by is not nil
-	folded []byte // nil: compare bytes
+	folded []byte                 // nil: compare bytes
 	fold   func(dst, name []byte) ([]byte, error)
 	buf    []byte
 }
