@@ -34,11 +34,14 @@ type crashConfig struct {
 	size   int64
 	extern bool
 	tiny   int // not 0: half of what is written is shorter
+
+	discard bool
 }
 
 var crashConfigs = []crashConfig{
 	{name: "ext4", args: "-t ext4 -J size=4"},
 	{name: "1k", args: "-t ext4 -b 1024 -J size=1"},
+	{name: "discard", args: "-t ext4 -b 1024 -J size=1", discard: true},
 	{name: "nocsum", args: "-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1"},
 	{name: "ext3", args: "-t ext3 -b 1024 -J size=1"},
 	{name: "inode128", args: "-t ext4 -I 128 -J size=4"},
@@ -123,7 +126,7 @@ func newCrashRig(t *testing.T, c crashConfig) *crashRig {
 // start opens the filesystem and makes the actors.
 func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
 	t.Helper()
-	o := ext4.Options{CommitInterval: time.Hour}
+	o := ext4.Options{CommitInterval: time.Hour, Discard: r.config.discard}
 	if r.log != nil {
 		o.JournalDevice = r.log
 	}

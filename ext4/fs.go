@@ -58,6 +58,11 @@ type Options struct {
 	// filesystem is read-only.
 	Panic func(cause error)
 
+	// Discard tells the device of each range of blocks that was freed, as soon as
+	// no crash can bring back what was in it. The superblock can ask for that too;
+	// NoDiscard overrules it.
+	Discard, NoDiscard bool
+
 	// NoRecovery ignores a journal that has not been replayed, as the kernel's
 	// norecovery and noload options do. What is seen may be inconsistent.
 	NoRecovery bool

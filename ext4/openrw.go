@@ -107,6 +107,10 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 	if w.orphanFile, err = fs.openOrphanFile(); err != nil {
 		return errors.Join(notWritable("its orphan file is damaged", err), w.log.Close())
 	}
+	if fs.opts.Discard || fs.sb.DefaultMountOpts&disk.DefMountDiscard != 0 && !fs.opts.NoDiscard {
+		w.discards = newDiscards(fs)
+		w.groups.Freed = w.discards.add
+	}
 	fs.w = w
 	fs.startDamage()
 	err = fs.writeSuper(func(sb *disk.Superblock) {
@@ -170,6 +174,7 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 func (fs *FS) closeWriter() error {
 	w := fs.w
 	w.damage.stop()
+	defer w.discards.close()
 	if fs.down.Load() {
 		_ = w.log.Close() // tells that it was aborted, which is what was asked for
 		return nil

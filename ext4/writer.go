@@ -18,8 +18,9 @@ import (
 // writer is what a filesystem that is open for writing has beside what reading
 // needs.
 type writer struct {
-	log    *journal.Log
-	groups *balloc.Groups
+	log      *journal.Log
+	groups   *balloc.Groups
+	discards *discards // nil: the device is not told of what is freed
 
 	// moveDir is held by a rename that moves a directory, so that no two of
 	// them can together make a circle.

@@ -46,6 +46,8 @@ type Ext4Options struct {
 	Commit      int    // seconds until a change is made durable; 0: the default
 	Errors      string // what follows an error, in the words of errors=; empty: as the image says
 	NoBarrier   bool   // no flushes: a loss of power may do anything
+	Discard     bool   // tell the device of what is freed
+	NoDiscard   bool   // do not, even if the superblock says so
 }
 
 // Default are the options of a mount that was given none: nosuid and nodev, for

@@ -131,6 +131,8 @@ var options = map[string]option{
 		o.Ext4.Commit = int(n)
 		return nil
 	}},
+	"discard":   do(func(o *Options) { o.Ext4.Discard, o.Ext4.NoDiscard = true, false }),
+	"nodiscard": do(func(o *Options) { o.Ext4.Discard, o.Ext4.NoDiscard = false, true }),
 	"nobarrier": do(func(o *Options) { o.Ext4.NoBarrier = true }),
 	"barrier": {arg: optional, apply: func(o *Options, v string) error {
 		if v != "" && v != "0" && v != "1" {
@@ -168,7 +170,6 @@ var options = map[string]option{
 	"journal_async_commit": quiet(), "journal_ioprio": quietNumber(required),
 	"auto_da_alloc": quietNumber(optional), "noauto_da_alloc": quiet(),
 	"dioread_lock": quiet(), "dioread_nolock": quiet(), "nodioread_nolock": quiet(),
-	"discard": quiet(), "nodiscard": quiet(),
 	"init_itable": quietNumber(optional), "noinit_itable": quiet(),
 	"stripe": quietNumber(required), "max_dir_size_kb": quietNumber(required),
 	"mb_optimize_scan":       quietNumber(required),

@@ -26,6 +26,8 @@ type imageOptions struct {
 	Writable  bool   `json:"writable"`  // open for writing; only a mount can ask for it
 	Commit    int    `json:"commit"`    // seconds
 	NoBarrier bool   `json:"noBarrier"`
+	Discard   bool   `json:"discard"`
+	NoDiscard bool   `json:"noDiscard"`
 	Errors    string `json:"errors"` // what follows an error
 }
 
@@ -70,6 +72,7 @@ func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
 		MinixDF: o.MinixDF, JournalDevice: journal,
 		CommitInterval: time.Duration(o.Commit) * time.Second, NoBarrier: o.NoBarrier,
+		Discard: o.Discard, NoDiscard: o.NoDiscard,
 		Errors: onErrors[o.Errors],
 	}
 }

@@ -158,6 +158,7 @@ func (o *imageOptions) merge(e *mount.Ext4Options) {
 	}
 	o.NoRecovery = o.NoRecovery || e.NoRecovery
 	o.MinixDF = e.MinixDF
+	o.Discard, o.NoDiscard = e.Discard, e.NoDiscard
 	o.Commit, o.NoBarrier, o.Errors = e.Commit, e.NoBarrier, e.Errors
 }
 

@@ -59,9 +59,6 @@ func (gs *Groups) committed(tid uint32, b *freedBatch) {
 		for i++; i < len(runs) && gs.adjacent(r, runs[i]); i++ {
 			r.Len += runs[i].Len
 		}
-		if gs.Freed != nil {
-			gs.Freed(r.Start, uint64(r.Len))
-		}
 		num, at, n, err := gs.locate(r)
 		if err != nil {
 			continue // was checked when it was freed
@@ -70,5 +67,8 @@ func (gs *Groups) committed(tid uint32, b *freedBatch) {
 		gs.space.waiting.Add(-int64(n))
 		gs.putBack(g, at, n)
 		gs.unlock(g)
+		if gs.Freed != nil {
+			gs.Freed(r.Start, uint64(r.Len))
+		}
 	}
 }

@@ -64,8 +64,8 @@ type Config struct {
 	OnCorrupt func(group uint32, err error)
 
 	// Freed, if not nil, is told of each range of blocks that was freed, when
-	// that is durable and before the range can be handed out again: the place
-	// to discard it. It runs in a commit callback.
+	// that is durable and the range can be handed out again: the place to have
+	// it trimmed. It runs in a commit callback.
 	Freed func(start, n uint64)
 }
 
