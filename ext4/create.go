@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"syscall"
 
@@ -185,7 +186,9 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 	in.Mode = uint16(n.Mode)
 	in.UID, in.GID = n.UID, n.GID
-	if d.Mode&syscall.S_ISGID != 0 {
+	if fs.parentGroup() {
+		in.GID = d.GID
+	} else if d.Mode&syscall.S_ISGID != 0 {
 		in.GID = d.GID
 		if in.IsDir() {
 			in.Mode |= syscall.S_ISGID
@@ -347,6 +350,9 @@ func (fs *FS) openDir(in *inode) *dirent.Dir {
 func (fs *FS) growDir(tx *journal.Handle, in *inode, d *dirent.Dir) dirent.Grow {
 	return func() (blk, phys uint64, err error) {
 		blk = d.Size >> fs.geo.BlockBits
+		if limit := fs.opts.MaxDirSize; limit > 0 && (blk+1)<<fs.geo.BlockBits > limit {
+			return 0, 0, fmt.Errorf("directory %d is as large as directories may be: %w", in.ino, syscall.ENOSPC)
+		}
 		phys, err = fs.allocMapped(tx, in, &d.Map, blk)
 		return blk, phys, err
 	}

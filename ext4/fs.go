@@ -63,6 +63,18 @@ type Options struct {
 	// NoDiscard overrules it.
 	Discard, NoDiscard bool
 
+	// ParentGroup gives new files the group of their directory, whatever its mode,
+	// as the mount option grpid does; nil: as the image says.
+	ParentGroup *bool
+
+	// ReservedUID and ReservedGID are the user and the group, beside root, whose files
+	// may use the reserved blocks; nil: as the image says.
+	ReservedUID, ReservedGID *uint32
+
+	// MaxDirSize is the size, in bytes, beyond which no directory grows: a name
+	// for which it would have to is refused with ENOSPC. 0: there is no limit.
+	MaxDirSize uint64
+
 	// NoRecovery ignores a journal that has not been replayed, as the kernel's
 	// norecovery and noload options do. What is seen may be inconsistent.
 	NoRecovery bool

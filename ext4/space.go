@@ -59,5 +59,20 @@ func (fs *FS) awaitReap(before uint64) bool {
 // reserved. That is for its owner, as the kernel's question is for the caller:
 // who called is not known when a cache is written back.
 func (fs *FS) privileged(in *disk.Inode) bool {
-	return in.UID == 0 || in.UID == fs.sb.DefResUID || fs.sb.DefResGID != 0 && in.GID == fs.sb.DefResGID
+	uid, gid := fs.sb.DefResUID, fs.sb.DefResGID
+	if fs.opts.ReservedUID != nil {
+		uid = *fs.opts.ReservedUID
+	}
+	if fs.opts.ReservedGID != nil {
+		gid = *fs.opts.ReservedGID
+	}
+	return in.UID == 0 || in.UID == uid || gid != 0 && in.GID == gid
+}
+
+// parentGroup tells whether new files get the group of their directory.
+func (fs *FS) parentGroup() bool {
+	if fs.opts.ParentGroup != nil {
+		return *fs.opts.ParentGroup
+	}
+	return fs.sb.DefaultMountOpts&disk.DefMountBSDGroups != 0
 }

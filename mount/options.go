@@ -48,6 +48,10 @@ type Ext4Options struct {
 	NoBarrier   bool   // no flushes: a loss of power may do anything
 	Discard     bool   // tell the device of what is freed
 	NoDiscard   bool   // do not, even if the superblock says so
+
+	ParentGroup              *bool   // new files get the group of their directory; nil: as the image says
+	ReservedUID, ReservedGID *uint32 // whose files may use the reserved blocks; nil: as the image says
+	MaxDirSize               uint64  // in bytes; 0: no limit
 }
 
 // Default are the options of a mount that was given none: nosuid and nodev, for

@@ -40,6 +40,18 @@ func do(f func(o *Options)) option {
 	return option{apply: func(o *Options, _ string) error { f(o); return nil }}
 }
 
+// id is an option whose value is the number of a user or group.
+func id(f func(o *Options, id uint32)) option {
+	return option{arg: required, apply: func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil {
+			return fmt.Errorf("%q is not the number of a user or group", v)
+		}
+		f(o, uint32(n))
+		return nil
+	}}
+}
+
 const atimeFlags = unix.MS_NOATIME | unix.MS_RELATIME | unix.MS_STRICTATIME
 
 // options is every option ext4box knows. Its parts are those of the manual page.
@@ -161,6 +173,21 @@ var options = map[string]option{
 		return nil
 	}},
 
+	"grpid":      do(func(o *Options) { o.Ext4.ParentGroup = new(true) }),
+	"bsdgroups":  do(func(o *Options) { o.Ext4.ParentGroup = new(true) }),
+	"nogrpid":    do(func(o *Options) { o.Ext4.ParentGroup = new(false) }),
+	"sysvgroups": do(func(o *Options) { o.Ext4.ParentGroup = new(false) }),
+	"resuid":     id(func(o *Options, id uint32) { o.Ext4.ReservedUID = &id }),
+	"resgid":     id(func(o *Options, id uint32) { o.Ext4.ReservedGID = &id }),
+	"max_dir_size_kb": {arg: required, apply: func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil {
+			return fmt.Errorf("%q is not a number of KiB", v)
+		}
+		o.Ext4.MaxDirSize = n << 10
+		return nil
+	}},
+
 	// ext4's own that steer how the kernel writes. Here they change nothing: data
 	// is always ordered.
 	"data":     quietOneOf("ordered", "writeback", "journal"),
@@ -171,14 +198,11 @@ var options = map[string]option{
 	"auto_da_alloc": quietNumber(optional), "noauto_da_alloc": quiet(),
 	"dioread_lock": quiet(), "dioread_nolock": quiet(), "nodioread_nolock": quiet(),
 	"init_itable": quietNumber(optional), "noinit_itable": quiet(),
-	"stripe": quietNumber(required), "max_dir_size_kb": quietNumber(required),
-	"mb_optimize_scan":       quietNumber(required),
+	"stripe": quietNumber(required), "mb_optimize_scan": quietNumber(required),
 	"prefetch_block_bitmaps": quiet(), "no_prefetch_block_bitmaps": quiet(),
 	"inode_readahead_blks": quietNumber(required),
 	"block_validity":       quiet(), "noblock_validity": quiet(),
 	"nombcache": quiet(), "no_mbcache": quiet(),
-	"grpid": quiet(), "bsdgroups": quiet(), "nogrpid": quiet(), "sysvgroups": quiet(),
-	"resuid": quietNumber(required), "resgid": quietNumber(required),
 	"nouid32": quiet(), "i_version": quiet(), "noi_version": quiet(),
 	"quota": quiet(), "noquota": quiet(),
 	"usrquota": quiet(), "grpquota": quiet(), "prjquota": quiet(),

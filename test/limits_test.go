@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/internal/testimage"
 )
 
 // limits is a report of what a filesystem at its limits answers.
@@ -426,5 +428,94 @@ func asUser(t *testing.T, uid int, f func()) {
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLimitOptions compares with the kernel the options that say whose group a new
+// file gets, who may use the reserved blocks, and how large a directory may get.
+func TestLimitOptions(t *testing.T) {
+	for _, options := range []string{"grpid", "nogrpid", "resuid=1000", "resgid=1000", "max_dir_size_kb=8"} {
+		t.Run(options, func(t *testing.T) {
+			requireMounting(t)
+			var reports [2]string
+			for i, mounting := range []func(img *testimage.Image) (string, func()){
+				func(img *testimage.Image) (string, func()) {
+					dir := mountRW(t, img.Path, "allow_other", options)
+					return dir, func() { umount(t, dir) }
+				},
+				func(img *testimage.Image) (string, func()) {
+					m := testimage.MountRW(t, img, options)
+					return m.Dir, func() {
+						if err := m.Unmount(); err != nil {
+							t.Fatal(err)
+						}
+					}
+				},
+			} {
+				img := &testimage.Image{Path: filepath.Join(t.TempDir(), "img")}
+				if err := testimage.Mke2fs(img.Path, 16<<20, "-t", "ext4", "-b", "1024", "-m", "20"); err != nil {
+					t.Fatal(err)
+				}
+				dir, done := mounting(img)
+				l := &limits{t: t, dir: dir}
+				for d := dir; d != os.TempDir(); d = filepath.Dir(d) {
+					if err := os.Chmod(d, 0o777); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, mode := range []os.FileMode{0o777, 0o777 | os.ModeSetgid} {
+					sub := l.path(fmt.Sprint("dir-", mode))
+					if err := errors.Join(os.Mkdir(sub, 0o777), os.Chown(sub, 0, 42), os.Chmod(sub, mode)); err != nil {
+						t.Fatal(err)
+					}
+					for _, name := range []string{"d", "f"} {
+						if name == "d" {
+							l.say("mkdir", os.Mkdir(filepath.Join(sub, name), 0o755))
+						} else {
+							l.say("write", os.WriteFile(filepath.Join(sub, name), nil, 0o644))
+						}
+						var st unix.Stat_t
+						if err := unix.Stat(filepath.Join(sub, name), &st); err != nil {
+							t.Fatal(err)
+						}
+						fmt.Fprintf(l, "%s in %v: group %d, mode %o\n", name, mode, st.Gid, st.Mode)
+					}
+				}
+				fmt.Fprintln(l, l.until("names", 1000, func(i int) error {
+					if i == 500 {
+						return unix.EDOM
+					}
+					return os.Link(l.path(fmt.Sprint("dir-", os.FileMode(0o777), "/f")), l.path(strings.Repeat("n", 60)+fmt.Sprint(i)))
+				}) == 500)
+				p := alignedBuffer(64 << 10)
+				asUser(t, 1000, func() {
+					f, err := os.OpenFile(l.path("dir--rwxrwxrwx/full"), os.O_CREATE|os.O_WRONLY|syscall.O_DIRECT, 0o644)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer f.Close()
+					for err == nil {
+						_, err = f.Write(p)
+					}
+					if err := f.Chown(-1, 1000); err != nil && !strings.HasPrefix(options, "resgid") {
+						l.say("chgrp", err)
+					}
+				})
+				var st unix.Statfs_t
+				if err := unix.Statfs(dir, &st); err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintln(l, "reserved blocks left:", st.Bfree > 3000)
+				reports[i] = l.String()
+				done()
+				if err := testimage.Run("e2fsck", "-fn", img.Path); err != nil {
+					t.Error(err)
+				}
+			}
+			if reports[0] != reports[1] {
+				t.Errorf("ext4box:\n%s\nkernel:\n%s", reports[0], reports[1])
+			}
+		})
 	}
 }

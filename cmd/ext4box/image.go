@@ -21,14 +21,11 @@ type imageOptions struct {
 	NoRecovery bool      `json:"noRecovery"`
 	Superblock int64     `json:"superblock"`
 
-	Partition int    `json:"partition"` // of the image's spec
-	MinixDF   bool   `json:"minixDF"`   // only a mount can ask for it
-	Writable  bool   `json:"writable"`  // open for writing; only a mount can ask for it
-	Commit    int    `json:"commit"`    // seconds
-	NoBarrier bool   `json:"noBarrier"`
-	Discard   bool   `json:"discard"`
-	NoDiscard bool   `json:"noDiscard"`
-	Errors    string `json:"errors"` // what follows an error
+	Partition int  `json:"partition"` // of the image's spec
+	Writable  bool `json:"writable"`  // open for writing
+
+	// Mount are those that only a mount can ask for.
+	Mount mount.Ext4Options `json:"mount"`
 }
 
 func (o *imageOptions) addFlags(f *pflag.FlagSet) {
@@ -70,10 +67,11 @@ func (o *imageOptions) lock() blockdev.Lock {
 func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 	return ext4.Options{
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
-		MinixDF: o.MinixDF, JournalDevice: journal,
-		CommitInterval: time.Duration(o.Commit) * time.Second, NoBarrier: o.NoBarrier,
-		Discard: o.Discard, NoDiscard: o.NoDiscard,
-		Errors: onErrors[o.Errors],
+		JournalDevice: journal,
+		MinixDF:       o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
+		NoBarrier: o.Mount.NoBarrier, Errors: onErrors[o.Mount.Errors], ParentGroup: o.Mount.ParentGroup,
+		ReservedUID: o.Mount.ReservedUID, ReservedGID: o.Mount.ReservedGID, MaxDirSize: o.Mount.MaxDirSize,
+		Discard: o.Mount.Discard, NoDiscard: o.Mount.NoDiscard,
 	}
 }
 

@@ -157,9 +157,7 @@ func (o *imageOptions) merge(e *mount.Ext4Options) {
 		o.Superblock = e.Superblock
 	}
 	o.NoRecovery = o.NoRecovery || e.NoRecovery
-	o.MinixDF = e.MinixDF
-	o.Discard, o.NoDiscard = e.Discard, e.NoDiscard
-	o.Commit, o.NoBarrier, o.Errors = e.Commit, e.NoBarrier, e.Errors
+	o.Mount = *e
 }
 
 // sourceName is what the list of mounts shows: the image without symbolic links,
