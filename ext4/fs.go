@@ -14,6 +14,7 @@ import (
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/fastcommit"
+	"ext4box/ext4/internal/mmp"
 	"ext4box/ext4/internal/syszone"
 	"ext4box/iomap"
 )
@@ -114,6 +115,7 @@ type FS struct {
 	mover iomap.Mover
 	w     *writer     // nil: read-only
 	down  atomic.Bool // by Shutdown
+	guard *mmp.Guard  // nil: not needed
 
 	zones      *syszone.Zones
 	roReason   string
@@ -164,27 +166,52 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 
 func open(dev blockdev.Device, o Options) (*FS, error) {
 	fs := &FS{opts: o, log: o.Logger, base: dev, dev: dev}
-	if err := fs.load(); err != nil {
+	err := fs.start()
+	if fs.guard != nil && (err != nil || fs.w == nil) {
+		err = errors.Join(err, fs.guard.Close())
+	}
+	if err != nil {
 		return nil, err
 	}
+	return fs, nil
+}
+
+// start does what Open does but for what has to be undone if it fails.
+func (fs *FS) start() error {
+	if err := fs.load(); err != nil {
+		return err
+	}
+	if err := fs.startGuard(); err != nil {
+		return err
+	}
 	if err := fs.recover(); err != nil {
-		return nil, err
+		return err
 	}
 	fs.protect()
 	if fs.w != nil {
 		if err := fs.reapOrphans(); err != nil {
-			return nil, errors.Join(notWritable("its orphans are damaged", err), fs.closeWriter())
+			return errors.Join(notWritable("its orphans are damaged", err), fs.closeWriter())
 		}
 	}
+	if err := fs.checkRoot(); err != nil {
+		if fs.w != nil {
+			err = errors.Join(err, fs.closeWriter())
+		}
+		return err
+	}
+	return nil
+}
+
+func (fs *FS) checkRoot() error {
 	root, err := fs.iget(RootIno)
 	if err != nil {
-		return nil, fmt.Errorf("root directory: %w", err)
+		return fmt.Errorf("root directory: %w", err)
 	}
 	defer root.put()
 	if !root.IsDir() || root.Links == 0 {
-		return nil, disk.Corruptf("root directory", "inode %d is not a directory", RootIno)
+		return disk.Corruptf("root directory", "inode %d is not a directory", RootIno)
 	}
-	return fs, nil
+	return nil
 }
 
 // load reads the superblock through fs.dev and sets up everything that depends
@@ -221,6 +248,9 @@ func (fs *FS) Close() error {
 	var err error
 	if fs.w != nil {
 		err = fs.closeWriter()
+		if fs.guard != nil {
+			err = errors.Join(err, fs.guard.Close())
+		}
 	}
 	err = errors.Join(err, fs.base.Close())
 	if fs.opts.JournalDevice != nil {

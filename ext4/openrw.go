@@ -80,7 +80,13 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 		return err
 	}
 	var runs []balloc.Run
+	if fs.guard != nil {
+		runs = append(runs, balloc.Run{Start: fs.sb.MMPBlock, Len: 1})
+	}
 	for _, r := range protected {
+		if fs.guard != nil && r.Device <= fs.sb.MMPBlock && fs.sb.MMPBlock-r.Device < uint64(r.Blocks) {
+			return disk.Corruptf("superblock", "the multiple mount protection block %d is in the journal", fs.sb.MMPBlock)
+		}
 		runs = append(runs, balloc.Run{Start: r.Device, Len: r.Blocks})
 	}
 	w.groups = balloc.New(balloc.Config{
@@ -113,6 +119,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 	}
 	fs.w = w
 	fs.startDamage()
+	fs.watchGuard()
 	err = fs.writeSuper(func(sb *disk.Superblock) {
 		sb.MountCount++
 		sb.MountTime = time.Now().Unix()

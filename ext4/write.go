@@ -257,6 +257,9 @@ func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
 	if fs.w == nil {
 		return 0, syscall.EROFS
 	}
+	if err := fs.w.log.Usable(); err != nil {
+		return 0, err
+	}
 	if off < 0 {
 		return 0, syscall.EINVAL
 	}

@@ -38,6 +38,7 @@ func differentials() []testimage.Config {
 		shape("largedir", "ext4", "-b", "1024", "-O", "large_dir"),
 		foreign(shape("project", "ext4", "-O", "project")),
 		shape("orphanfile", "ext4", "-O", "orphan_file"),
+		shape("mmp", "ext4", "-O", "mmp"),
 		shape("ext2-1k", "ext2", "-b", "1024", "-I", "128"),
 		shape("inlinedata", "ext4", "-O", "inline_data"),
 		shape("inlinedata-1k", "ext4", "-b", "1024", "-I", "1024", "-O", "inline_data,^metadata_csum"),

@@ -74,13 +74,13 @@ const (
 
 // IncompatReadable are the incompatible features with which an image can be
 // read. A bit outside this mask refuses the mount.
-const IncompatReadable = IncompatWritable | IncompatMMP | IncompatEAInode |
+const IncompatReadable = IncompatWritable | IncompatEAInode |
 	IncompatCasefold
 
 // IncompatWritable are the incompatible features with which an image can be
 // written. A bit outside this mask allows only reading, at best.
 const IncompatWritable = IncompatFiletype | IncompatRecover | IncompatMetaBG | IncompatExtents |
-	Incompat64Bit | IncompatFlexBG | IncompatCsumSeed | IncompatLargeDir | IncompatInlineData |
+	Incompat64Bit | IncompatMMP | IncompatFlexBG | IncompatCsumSeed | IncompatLargeDir | IncompatInlineData |
 	IncompatEncrypt
 
 // ROCompatWritable are the read-only compatible features with which an image

@@ -45,3 +45,20 @@ func DecodeMMP(c *Checksums, b []byte) (m MMP, err error) {
 	}
 	return m, nil
 }
+
+// EncodeMMP stores a record in b, which must hold MMPSize bytes, with its
+// checksum where there are any. Bytes that no field stands for are left as they
+// are.
+func EncodeMMP(c *Checksums, b []byte, m *MMP) {
+	_ = b[MMPSize-1]
+	le := binary.LittleEndian
+	le.PutUint32(b[0x00:], m.Magic)
+	le.PutUint32(b[0x04:], m.Seq)
+	le.PutUint64(b[0x08:], m.Time)
+	copy(b[0x10:], m.NodeName[:])
+	copy(b[0x50:], m.BdevName[:])
+	le.PutUint16(b[0x70:], m.Interval)
+	if c.Metadata {
+		le.PutUint32(b[0x3FC:], CRC32C(c.Seed, b[:0x3FC]))
+	}
+}
