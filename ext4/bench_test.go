@@ -2,29 +2,35 @@ package ext4_test
 
 import (
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"ext4box/blockdev"
 	"ext4box/ext4"
+	"ext4box/internal/testimage"
 )
 
-// BenchmarkCreateWrite makes files of 4 KiB in one directory.
-func BenchmarkCreateWrite(b *testing.B) {
-	img := filepath.Join(b.TempDir(), "a.img")
-	if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-N", "2000000", img, "8G").CombinedOutput(); err != nil {
-		b.Skipf("mke2fs: %v\n%s", err, out)
+// newBenchFS makes a filesystem and opens it for writing; img is where it is.
+func newBenchFS(b *testing.B, size int64, args ...string) (fs *ext4.FS, img string) {
+	b.Helper()
+	img = filepath.Join(b.TempDir(), "a.img")
+	if err := testimage.Mke2fs(img, size, append([]string{"-t", "ext4"}, args...)...); err != nil {
+		b.Skip(err)
 	}
 	dev, err := blockdev.Open(img, blockdev.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	fs, err := ext4.Open(dev, ext4.Options{})
-	if err != nil {
+	if fs, err = ext4.Open(dev, ext4.Options{}); err != nil {
 		b.Fatal(err)
 	}
+	return fs, img
+}
+
+// BenchmarkCreateWrite makes files of 4 KiB in one directory.
+func BenchmarkCreateWrite(b *testing.B) {
+	fs, _ := newBenchFS(b, 8<<30, "-N", "2000000")
 	defer fs.Close()
 	data := make([]byte, 4096)
 	b.ReportAllocs()
@@ -44,18 +50,7 @@ func BenchmarkCreateWrite(b *testing.B) {
 func BenchmarkLargeDirectory(b *testing.B) {
 	const n, part = 100_000, 10_000
 	for b.Loop() {
-		img := filepath.Join(b.TempDir(), "a.img")
-		if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-N", "120000", img, "1G").CombinedOutput(); err != nil {
-			b.Skipf("mke2fs: %v\n%s", err, out)
-		}
-		dev, err := blockdev.Open(img, blockdev.Options{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		fs, err := ext4.Open(dev, ext4.Options{})
-		if err != nil {
-			b.Fatal(err)
-		}
+		fs, _ := newBenchFS(b, 1<<30, "-N", "120000")
 		var at [n/part + 1]time.Time
 		for i := range n {
 			if i%part == 0 {

@@ -2,30 +2,17 @@ package ext4_test
 
 import (
 	"math/rand/v2"
-	"path/filepath"
 	"testing"
 
 	"ext4box/blockdev"
 	"ext4box/ext4"
-	"ext4box/internal/testimage"
 	"ext4box/iomap"
 )
 
 // BenchmarkMapping asks where random blocks of a file of many extents are: what
 // a random read costs before any data moves.
 func BenchmarkMapping(b *testing.B) {
-	img := filepath.Join(b.TempDir(), "a.img")
-	if err := testimage.Mke2fs(img, 256<<20, "-t", "ext4"); err != nil {
-		b.Skip(err)
-	}
-	dev, err := blockdev.Open(img, blockdev.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	fs, err := ext4.Open(dev, ext4.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	fs, img := newBenchFS(b, 256<<20)
 	ino, err := fs.Create(ext4.RootIno, "f", ext4.NewNode{Mode: 0o100644})
 	if err != nil {
 		b.Fatal(err)
