@@ -7,6 +7,7 @@ import (
 
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/journal"
+	"ext4box/ext4/internal/quota"
 	"ext4box/ext4/internal/xattr"
 )
 
@@ -24,6 +25,8 @@ type Attr struct {
 	// be. WrittenBack says that they belong to data that was written earlier, when
 	// that was still allowed.
 	Touch, WrittenBack bool
+
+	Limited bool // limits of quota hold for the caller
 }
 
 // SetAttr changes attributes. Permission is the caller's to check. EPERM: the
@@ -50,6 +53,10 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 	}
 	acl, err := fs.chmodACL(in, a.Mode)
 	if err != nil {
+		return err
+	}
+	in.quota.limited = a.Limited
+	if err := fs.transfer(in, a.owners(&in.Inode)); err != nil {
 		return err
 	}
 	return fs.transact(creditsSetXattrs, 1, func(tx *journal.Handle) error {
@@ -86,6 +93,21 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 		return fs.store(tx, in)
 	})
 }
+
+// owners is whose the inode will be.
+func (a *Attr) owners(in *disk.Inode) [quota.Kinds]uint32 {
+	ids := owners(in)
+	for kind, id := range [quota.Kinds]*uint32{quota.User: a.UID, quota.Group: a.GID, quota.Project: a.ProjectID} {
+		if id != nil {
+			ids[kind] = *id
+		}
+	}
+	return ids
+}
+
+// SetProject makes a file part of a project, whose quota it counts to from then
+// on. EOPNOTSUPP: the filesystem has no projects, or the inode no room for one.
+func (fs *FS) SetProject(ino Ino, id uint32) error { return fs.SetAttr(ino, Attr{ProjectID: &id}) }
 
 // chmodACL returns the attributes of an inode as a change of its mode leaves
 // them, or nil if that has no influence.

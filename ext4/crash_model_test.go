@@ -68,6 +68,7 @@ type crashActor struct {
 	nextID   int
 	held     []ext4.Ino
 	tiny     int
+	owners   bool // files are made by, and given to, many
 }
 
 // newCrashActor makes the actor's directory, which is durable from then on.
@@ -118,13 +119,36 @@ func (a *crashActor) create(p string, mode uint32, target string) error {
 	dir, name := splitPath(p)
 	id := a.nextID
 	a.nextID++
+	owner := a.owner()
 	return a.do(crashStep{what: "create " + p, file: id, meta: true}, func() error {
-		ino, err := a.fs.Create(a.ino(dir), name, ext4.NewNode{Mode: mode | 0o644, Target: target})
+		ino, err := a.fs.Create(a.ino(dir), name, ext4.NewNode{Mode: mode | 0o644, Target: target, UID: owner, GID: owner})
 		a.inos[id] = ino
 		return err
 	}, func(t crashTree) {
-		t[p] = &crashNode{id: id, mode: mode, target: target, attrs: crashAttrs{perm: 0o644}}
+		t[p] = &crashNode{id: id, mode: mode, target: target, attrs: crashAttrs{perm: 0o644, uid: owner, gid: owner}}
 	})
+}
+
+// owner is somebody: mostly one of few, now and then one of very many.
+func (a *crashActor) owner() uint32 {
+	switch {
+	case !a.owners:
+		return 0
+	case a.rng.IntN(3) == 0:
+		return a.rng.Uint32() >> a.rng.IntN(32)
+	}
+	return a.rng.Uint32N(20) * 1000
+}
+
+// chown gives a file to others, and to a project, of which nothing is to be seen
+// in a tree.
+func (a *crashActor) chown(p string) error {
+	if err := a.fs.SetProject(a.ino(p), a.owner()); err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
+		return err
+	}
+	at := a.now()[p].attrs
+	at.uid, at.gid, at.mtime = a.owner(), a.owner(), 1+a.rng.Int64N(1<<31-2)
+	return a.setattr(p, at)
 }
 
 // tmpfile makes a file with content and only then a name for it.
@@ -435,6 +459,9 @@ func (a *crashActor) random() error {
 			return nil
 		}
 		return a.create(p, syscall.S_IFREG, "")
+	}
+	if a.owners && rng.IntN(10) == 0 {
+		return a.chown(file)
 	}
 	size := len(t[file].data)
 	switch k := rng.IntN(100); {

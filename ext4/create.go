@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"ext4box/ext4/internal/balloc"
+	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/dirent"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
@@ -21,6 +22,7 @@ type NewNode struct {
 	UID, GID             uint32
 	RdevMajor, RdevMinor uint32
 	Target               string // of a symbolic link
+	Limited              bool   // limits of quota hold for the caller
 }
 
 // maxFileLinks is the number of names that a file can have.
@@ -51,6 +53,7 @@ func (fs *FS) Create(dir Ino, name string, n NewNode) (Ino, error) {
 	if isDir := n.Mode&disk.ModeFmt == disk.ModeDir; isDir && !fs.mayAddDir(d) {
 		return 0, syscall.EMLINK
 	}
+	d.quota.limited = n.Limited
 	return fs.create(d, name, n)
 }
 
@@ -150,6 +153,10 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer in.detach()
+	if err := fs.chargeNew(in, n.Limited); err != nil {
+		return 0, err
+	}
 	credits, revokes := fs.creditsAdd(d)
 	first, more := fs.creditsGrow(in, 0) // of a directory or a link
 	credits += first + balloc.CreditsAllocInode + 2 + creditsSetXattrs + creditsOrphan
@@ -173,6 +180,7 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 	if err != nil {
 		return 0, err
 	}
+	in.detach() // before others can have it
 	fs.nodes.Remove(uint64(in.ino))
 	fs.nodes.Add(uint64(in.ino), in).put()
 	if name == "" {
@@ -208,7 +216,7 @@ func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 	switch in.Type() {
 	case disk.ModeDir:
 	case disk.ModeReg:
-		in.Flags &^= disk.FlagDirsync | disk.FlagTopdir | disk.FlagCasefold
+		in.Flags &^= disk.FlagDirsync | disk.FlagTopdir | disk.FlagCasefold | disk.FlagProjInherit
 	default:
 		in.Flags &= disk.FlagNodump | disk.FlagNoatime
 	}
@@ -329,6 +337,7 @@ func (fs *FS) abandon(tx *journal.Handle, in *inode) error {
 		})
 	}
 	err = errors.Join(err, fs.dropXattrBlock(tx, in))
+	err = errors.Join(err, fs.discharge(tx, in))
 	// Without a checksum, as mke2fs leaves an inode that was never in use.
 	err = errors.Join(err, fs.editSlot(tx, in.ino, func(raw []byte) { clear(raw) }))
 	return errors.Join(err, fs.w.groups.FreeInode(tx, uint32(in.ino), in.IsDir()))
@@ -359,10 +368,16 @@ func (fs *FS) growDir(tx *journal.Handle, in *inode, d *dirent.Dir) dirent.Grow 
 }
 
 // allocMapped allocates one block of metadata and maps it in the inode.
-func (fs *FS) allocMapped(tx *journal.Handle, in *inode, m *extent.Map, blk uint64) (uint64, error) {
+func (fs *FS) allocMapped(tx buffer.Tx, in *inode, m *extent.Map, blk uint64) (uint64, error) {
+	if _, err := fs.afford(in, 1, 0); err != nil {
+		return 0, err
+	}
 	goal, merge := fs.goal(in, blk)
-	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Merge: merge, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode)})
+	run, err := fs.w.groups.Allocate(tx, balloc.Request{
+		Goal: goal, Merge: merge, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode), Pool: in.quota.exempt,
+	})
 	if err != nil {
+		fs.settle(in)
 		return 0, err
 	}
 	err = m.Insert(tx, nodeAllocator{fs, in}, extent.Run{Block: blk, Len: 1, Start: run.Start, State: extent.Written})

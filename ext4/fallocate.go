@@ -23,6 +23,12 @@ const (
 // unknown mode, or one that needs unwritten extents in a file without extents;
 // EINVAL, EFBIG, ENOSPC.
 func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
+	return fs.FallocateAs(ino, mode, off, n, false)
+}
+
+// FallocateAs is Fallocate by somebody for whom, if limited, limits of quota
+// hold: EDQUOT.
+func (fs *FS) FallocateAs(ino Ino, mode uint32, off, n uint64, limited bool) error {
 	if fs.w == nil {
 		return syscall.EROFS
 	}
@@ -44,6 +50,7 @@ func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
 		return err
 	}
 	defer in.wunlock()
+	in.quota.limited = limited
 	switch {
 	case in.IsDir():
 		return syscall.EISDIR
@@ -133,11 +140,15 @@ func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
 // allocUnwritten backs the start of a hole with unwritten blocks, and tells with
 // how many.
 func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
+	want, err := fs.afford(in, hole.Len, 0)
+	if err != nil {
+		return 0, err
+	}
 	goal, merge := fs.goal(in, hole.Block)
 	var got balloc.Run
-	err := fs.retrying(func() (err error) {
+	err = fs.retrying(func() (err error) {
 		got, err = fs.w.groups.Reserve(balloc.Request{
-			Goal: goal, Merge: merge, Want: uint32(hole.Len), Root: fs.privileged(&in.Inode),
+			Goal: goal, Merge: merge, Want: uint32(want), Root: fs.privileged(&in.Inode),
 		})
 		return err
 	})

@@ -95,6 +95,10 @@ type Options struct {
 	// instead of leaving them out of the total.
 	MinixDF bool
 
+	// UserQuota, GroupQuota and ProjectQuota enforce the limits that the quota
+	// feature keeps. What is used is counted without them as well.
+	UserQuota, GroupQuota, ProjectQuota bool
+
 	// Logger receives what an operator should know but no caller is told; nil
 	// discards it.
 	Logger *slog.Logger
@@ -113,6 +117,7 @@ type FS struct {
 	blks  *buffer.Cache
 	nodes *cache.Cache[inode]
 	mover iomap.Mover
+	limit iomap.Mover // mover for callers for whom limits of quota hold
 	w     *writer     // nil: read-only
 	down  atomic.Bool // by Shutdown
 	guard *mmp.Guard  // nil: not needed
@@ -226,6 +231,8 @@ func (fs *FS) load() error {
 	fs.blks.OnError = fs.foundInBlock
 	fs.nodes = cache.New(inodeCacheEntries, inodePolicy)
 	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment()), Block: uint64(fs.geo.BlockSize)}
+	fs.limit = fs.mover
+	fs.limit.Mapper = limitedMapper{fs}
 	fs.dirFormat = dirent.Format{
 		Index:       sb.Compat&disk.CompatDirIndex != 0,
 		HashVersion: disk.HashVersion(sb.DefHashVersion),

@@ -239,6 +239,11 @@ func (fs *FS) outOfLine(in *inode) error {
 	if err != nil {
 		return err
 	}
+	if len(data) > 0 {
+		if _, err := fs.afford(in, 1, 0); err != nil {
+			return err
+		}
+	}
 	goal, _ := fs.goal(in, 0)
 	block, flags := in.Block, in.Flags
 	fs.initMap(in)

@@ -60,6 +60,7 @@ type inode struct {
 	seq       uint64 // of the mapping
 	tid       uint32 // last transaction that changed the inode
 	dirty     bool   // tid says something
+	quota     charges
 }
 
 // put ends the use of an inode that iget returned.
@@ -226,6 +227,7 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 	if in.FileACL != 0 && !fs.mayHave(in.FileACL, 1) {
 		return nil, disk.Corruptf(what, "attribute block %d is not for files", in.FileACL)
 	}
+	in.quota.booked = fs.usageOf(in)
 	return in, fs.checkContent(in, what)
 }
 

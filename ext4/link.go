@@ -10,15 +10,19 @@ import (
 )
 
 // Link gives an inode another name. Errors: EEXIST, EPERM for directories,
-// EMLINK, ENOENT for an inode that has no name and did not come from Tmpfile.
-func (fs *FS) Link(ino, dir Ino, name string) error {
+// EMLINK, ENOENT for an inode that has no name and did not come from Tmpfile,
+// EXDEV for one of another project than the directory hands down.
+func (fs *FS) Link(ino, dir Ino, name string) error { return fs.LinkAs(ino, dir, name, false) }
+
+// LinkAs is Link by somebody for whom, if limited, limits of quota hold: EDQUOT.
+func (fs *FS) LinkAs(ino, dir Ino, name string, limited bool) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	return fs.retrying(func() error { return fs.link(ino, dir, name) })
+	return fs.retrying(func() error { return fs.link(ino, dir, name, limited) })
 }
 
-func (fs *FS) link(ino, dir Ino, name string) error {
+func (fs *FS) link(ino, dir Ino, name string, limited bool) error {
 	locked, err := fs.wlockAll(dir, ino)
 	if err != nil {
 		return err
@@ -36,11 +40,14 @@ func (fs *FS) link(ino, dir Ino, name string) error {
 		return syscall.EPERM
 	case in.Links >= maxFileLinks:
 		return syscall.EMLINK
+	case d.Flags&disk.FlagProjInherit != 0 && d.ProjectID != in.ProjectID:
+		return syscall.EXDEV
 	case d.Links == 0:
 		return syscall.ENOENT
 	case d.encrypted():
 		return syscall.ENOKEY
 	}
+	d.quota.limited = limited
 	credits, revokes := fs.creditsAdd(d)
 	return fs.transact(credits+1+creditsOrphan, revokes, func(tx *journal.Handle) error {
 		if err := fs.addName(tx, d, name, in); err != nil {

@@ -23,6 +23,18 @@ const (
 // followed by IOEnd once the data is there, or by End. Errors: EISDIR,
 // EINVAL for other inodes without data, ENOKEY for encrypted files, EUCLEAN.
 func (fs *FS) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping, error) {
+	return fs.beginAs(ino, off, n, op, false)
+}
+
+// limitedMapper is the mapper for callers for whom limits of quota hold.
+type limitedMapper struct{ *FS }
+
+// Begin is [FS.Begin]. EDQUOT: there is not even room for one block.
+func (m limitedMapper) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping, error) {
+	return m.beginAs(ino, off, n, op, true)
+}
+
+func (fs *FS) beginAs(ino Ino, off, n uint64, op iomap.Op, limited bool) (iomap.Mapping, error) {
 	writing := op&(iomap.Write|iomap.Zero|iomap.Writeback) != 0
 	var in *inode
 	var err error
@@ -31,6 +43,7 @@ func (fs *FS) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping, error) 
 			return iomap.Mapping{}, err
 		}
 		defer in.wunlock()
+		in.quota.limited = limited
 	} else {
 		if in, err = fs.rlock(ino); err != nil {
 			return iomap.Mapping{}, err

@@ -136,6 +136,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 	if err != nil {
 		return errors.Join(err, fs.closeWriter())
 	}
+	fs.openQuotas()
 	return nil
 }
 
@@ -194,6 +195,7 @@ func (fs *FS) closeWriter() error {
 		w.holds.mu.Unlock()
 		err = errors.Join(err, fs.reap(ino))
 	}
+	fs.tidyQuotas()
 	if e := w.log.Close(); e != nil {
 		return errors.Join(err, e)
 	}

@@ -8,6 +8,7 @@ import (
 	"ext4box/ext4/internal/balloc"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/journal"
+	"ext4box/ext4/internal/xattr"
 )
 
 // Flags of Rename, as renameat2(2) has them.
@@ -42,7 +43,7 @@ func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, f
 	}
 	for {
 		err := fs.retrying(func() error {
-			return fs.tryRename(oldDir, oldName, newDir, newName, flags, NewNode{Mode: disk.ModeChar, UID: uid, GID: gid})
+			return fs.tryRename(oldDir, oldName, newDir, newName, flags, NewNode{Mode: disk.ModeChar, UID: uid, GID: gid, Limited: uid != 0})
 		})
 		if !errors.Is(err, errMoved) {
 			return err
@@ -125,6 +126,9 @@ type rename struct {
 	oldName, newName string
 	in, victim       *inode // victim is nil where the new name is free
 	whiteout         NewNode
+
+	left      *inode // the whiteout
+	leftAttrs []xattr.Attr
 }
 
 func (r *rename) run(flags uint32) error {
@@ -140,7 +144,17 @@ func (r *rename) run(flags uint32) error {
 	credits += fs.openDir(r.oldDir).ChangeCredits() + 2 + 4 + creditsOrphan + balloc.CreditsAllocInode + 1
 	if flags&RenameWhiteout != 0 {
 		credits += creditsSetXattrs // it inherits ACLs
+		r.left = &inode{}
+		defer r.left.detach()
+		var err error
+		if r.leftAttrs, err = fs.prepare(r.left, r.oldDir, r.whiteout); err != nil {
+			return err
+		}
+		if err := fs.chargeNew(r.left, r.whiteout.Limited); err != nil {
+			return err
+		}
 	}
+	r.oldDir.quota.limited, r.newDir.quota.limited = r.whiteout.Limited, r.whiteout.Limited
 	return fs.transact(credits, revokes, func(tx *journal.Handle) error {
 		if flags&RenameExchange != 0 {
 			return r.exchange(tx)
@@ -183,6 +197,8 @@ func (r *rename) check(flags uint32) error {
 	case r.needsKey() && r.in != r.victim && (r.victim == nil || flags&RenameExchange != 0 || r.victim.IsDir() == r.in.IsDir()):
 		return syscall.ENOKEY
 	case r.newDir.Flags&disk.FlagProjInherit != 0 && r.newDir.ProjectID != r.in.ProjectID:
+		return syscall.EXDEV
+	case flags&RenameExchange != 0 && r.oldDir.Flags&disk.FlagProjInherit != 0 && r.oldDir.ProjectID != r.victim.ProjectID:
 		return syscall.EXDEV
 	}
 	if flags&RenameExchange != 0 || r.victim == nil {
@@ -255,11 +271,7 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 	if flags&RenameWhiteout == 0 {
 		return fs.removeName(tx, r.oldDir, r.oldName)
 	}
-	w := &inode{}
-	attrs, err := fs.prepare(w, r.oldDir, r.whiteout)
-	if err != nil {
-		return err
-	}
+	w, attrs := r.left, r.leftAttrs
 	ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{Parent: uint32(r.oldDir.ino)})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/quota"
 )
 
 // Statfs is the space of a filesystem, as statfs(2) has it.
@@ -79,6 +80,53 @@ func (fs *FS) Statfs() (Statfs, error) {
 	}
 	s.BlocksAvail = s.BlocksFree - min(reserved, s.BlocksFree)
 	return s, nil
+}
+
+// StatfsAt is Statfs of what a file or directory may use: inside of a directory
+// that hands its project down it is no more than the limits of the project
+// leave, where they are enforced.
+func (fs *FS) StatfsAt(ino Ino) (Statfs, error) {
+	s, err := fs.Statfs()
+	if err != nil || fs.w == nil {
+		return s, err
+	}
+	q := fs.w.quotas[quota.Project]
+	if q == nil || !q.limits {
+		return s, nil
+	}
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return s, err
+	}
+	id, inherit := in.ProjectID, in.Flags&disk.FlagProjInherit != 0
+	in.runlock()
+	if !inherit {
+		return s, nil
+	}
+	d, err := fs.dquot(q, id)
+	if d == nil || err != nil {
+		return s, err
+	}
+	defer d.refs.Add(-1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if limit := lower(d.rec.SpaceSoft, d.rec.SpaceHard) >> fs.geo.BlockBits; limit > 0 {
+		has := (d.rec.Space + d.space) >> fs.geo.BlockBits
+		left := limit - min(has, limit)
+		s.Blocks, s.BlocksFree, s.BlocksAvail = min(s.Blocks, limit), min(s.BlocksFree, left), min(s.BlocksAvail, left)
+	}
+	if limit := lower(d.rec.InodeSoft, d.rec.InodeHard); limit > 0 {
+		s.Files, s.FilesFree = min(s.Files, limit), min(s.FilesFree, limit-min(d.rec.Inodes, limit))
+	}
+	return s, nil
+}
+
+// lower is the lower of two limits, of which 0 is none.
+func lower(a, b uint64) uint64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // sumFree adds up the group descriptors, and what deleted but not yet freed

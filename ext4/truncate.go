@@ -197,6 +197,10 @@ func (fs *FS) reap(ino Ino) error {
 	if in.deleted || in.Links > 0 || fs.w.holds.held(ino) {
 		return nil
 	}
+	defer in.detach()
+	if err := fs.attach(in); err != nil {
+		return err
+	}
 	if in.hasBlockMap() {
 		if err := fs.freeFrom(in, 0); err != nil {
 			return err
@@ -217,7 +221,7 @@ func (fs *FS) reap(ino Ino) error {
 		if err := fs.store(tx, in); err != nil {
 			return err
 		}
-		return fs.w.groups.FreeInode(tx, uint32(ino), dir)
+		return errors.Join(fs.discharge(tx, in), fs.w.groups.FreeInode(tx, uint32(ino), dir))
 	})
 	if err != nil {
 		return err

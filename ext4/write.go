@@ -54,11 +54,15 @@ func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 			run.Clip(blk, p.Block)
 		}
 	}
+	want, err := fs.afford(in, min(run.Len, extentMax), 0)
+	if err != nil {
+		return iomap.Mapping{}, err
+	}
 	goal, merge := fs.goal(in, blk)
 	var got balloc.Run
 	err = fs.retrying(func() (err error) {
 		got, err = in.prealloc.Reserve(fs.w.groups, balloc.Request{
-			Goal: goal, Merge: merge, Want: uint32(min(run.Len, extentMax)), Root: fs.privileged(&in.Inode),
+			Goal: goal, Merge: merge, Want: uint32(want), Root: fs.privileged(&in.Inode),
 			Append: off+n > in.size && end<<fs.geo.BlockBits >= in.size,
 		})
 		return err
@@ -238,15 +242,20 @@ func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
 	if n == 0 {
 		return n, err
 	}
-	in, e := fs.wlock(ino)
-	if e != nil {
-		return n, errors.Join(err, e)
+	return n, errors.Join(err, fs.Touch(ino))
+}
+
+// Touch sets mtime and ctime of an inode to the present.
+func (fs *FS) Touch(ino Ino) error {
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return err
 	}
 	defer in.wunlock()
-	return n, errors.Join(err, fs.transact(1, 0, func(tx *journal.Handle) error {
+	return fs.transact(1, 0, func(tx *journal.Handle) error {
 		in.touch(true)
 		return fs.store(tx, in)
-	}))
+	})
 }
 
 // WriteBack is WriteAt for a caller that keeps the times of files itself, as the
@@ -254,6 +263,16 @@ func (fs *FS) WriteAt(ino Ino, p []byte, off int64) (int, error) {
 // the file protect either: a kernel writes back what it accepted when the file was
 // open, and by now it can have become immutable.
 func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
+	return fs.writeBack(&fs.mover, ino, p, off)
+}
+
+// WriteBackLimited is WriteBack by somebody for whom limits of quota hold.
+// EDQUOT: not even the first block fits.
+func (fs *FS) WriteBackLimited(ino Ino, p []byte, off int64) (int, error) {
+	return fs.writeBack(&fs.limit, ino, p, off)
+}
+
+func (fs *FS) writeBack(mover *iomap.Mover, ino Ino, p []byte, off int64) (int, error) {
 	if fs.w == nil {
 		return 0, syscall.EROFS
 	}
@@ -287,7 +306,7 @@ func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
 	} else {
 		defer in.io.RUnlock()
 	}
-	n, err := fs.mover.WriteAt(ino, p, off)
+	n, err := mover.WriteAt(ino, p, off)
 	if err != nil {
 		err = errors.Join(err, fs.End(ino, pos+uint64(n), end-pos-uint64(n)))
 	}

@@ -13,6 +13,7 @@ import (
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/journal"
+	"ext4box/ext4/internal/quota"
 )
 
 // writer is what a filesystem that is open for writing has beside what reading
@@ -36,6 +37,10 @@ type writer struct {
 	// sharedXattrs guards the reference counts of attribute blocks, which inodes
 	// share.
 	sharedXattrs sync.Mutex
+
+	quotas       [quota.Kinds]*quotaFile // nil: not kept
+	quotaCredits int                     // for what any operation charges
+	enforcing    bool                    // some of the limits
 }
 
 // superblock is the superblock as it changes. fs.sb keeps what it was when the
@@ -59,7 +64,7 @@ func (fs *FS) begin(blocks, revokes int) (*journal.Handle, error) {
 	if fs.w == nil {
 		return nil, syscall.EROFS
 	}
-	return fs.w.log.Begin(journal.Credits{Blocks: blocks, Revokes: revokes})
+	return fs.w.log.Begin(journal.Credits{Blocks: blocks + fs.w.quotaCredits, Revokes: revokes})
 }
 
 // transact runs fn in a handle. Of what fn did before an error it must have
@@ -102,10 +107,15 @@ func (fs *FS) wlock(ino Ino) (*inode, error) {
 		in.wunlock()
 		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
 	}
+	if err := fs.attach(in); err != nil {
+		in.wunlock()
+		return nil, err
+	}
 	return in, nil
 }
 
 func (in *inode) wunlock() {
+	in.detach()
 	in.mu.Unlock()
 	in.put()
 }
@@ -125,7 +135,7 @@ func (fs *FS) slot(ino Ino) (*buffer.Buffer, uint32, error) {
 
 // editRaw changes the raw inode in a transaction and renews its checksum. It
 // takes one credit.
-func (fs *FS) editRaw(tx *journal.Handle, ino Ino, seed uint32, edit func(raw []byte)) error {
+func (fs *FS) editRaw(tx buffer.Tx, ino Ino, seed uint32, edit func(raw []byte)) error {
 	return fs.editSlot(tx, ino, func(raw []byte) {
 		edit(raw)
 		if fs.sums.Metadata {
@@ -135,7 +145,7 @@ func (fs *FS) editRaw(tx *journal.Handle, ino Ino, seed uint32, edit func(raw []
 }
 
 // editSlot changes an inode's place in the inode table. It takes one credit.
-func (fs *FS) editSlot(tx *journal.Handle, ino Ino, edit func(raw []byte)) error {
+func (fs *FS) editSlot(tx buffer.Tx, ino Ino, edit func(raw []byte)) error {
 	b, off, err := fs.slot(ino)
 	if err != nil {
 		return err
@@ -150,15 +160,18 @@ func (fs *FS) editSlot(tx *journal.Handle, ino Ino, edit func(raw []byte)) error
 	return nil
 }
 
-// store writes the inode, which is locked, to the inode table. It takes one
-// credit.
-func (fs *FS) store(tx *journal.Handle, in *inode) error {
+// store writes the inode, which is locked, to the inode table, and charges its
+// owners for what it occupies. It takes one credit.
+func (fs *FS) store(tx buffer.Tx, in *inode) error {
 	in.Inode.Size = in.size
 	in.Version++
 	if fs.geo.InodeSize == disk.InodeSizeOld { // has whole seconds
 		in.Atime.Nsec, in.Mtime.Nsec, in.Ctime.Nsec = 0, 0, 0
 	}
 	in.tid, in.dirty = tx.TID(), true
+	if err := fs.charge(tx, in); err != nil {
+		return err
+	}
 	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) {
 		disk.EncodeInode(raw, &in.Inode, fs.sb.CreatorOS == disk.CreatorHurd)
 	})

@@ -31,6 +31,12 @@ const (
 // the mode expresses it. Errors: EEXIST, ENODATA, EOPNOTSUPP for names that ext4
 // does not store, ENOSPC when neither inode nor attribute block has room, E2BIG.
 func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
+	return fs.SetxattrAs(ino, name, value, flags, false)
+}
+
+// SetxattrAs is Setxattr by somebody for whom, if limited, limits of quota hold:
+// EDQUOT.
+func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited bool) error {
 	index, rest, err := parseXattrName(name)
 	switch {
 	case err != nil:
@@ -50,6 +56,7 @@ func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
 		return err
 	}
 	defer in.wunlock()
+	in.quota.limited = limited
 	if in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0 {
 		return syscall.EPERM
 	}
@@ -220,6 +227,9 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 			xattr.SealBlock(&fs.sums, b.Block, b.Data)
 			return nil
 		}
+	}
+	if _, err := fs.afford(in, 1, 0); err != nil {
+		return err
 	}
 	goal, _ := fs.goal(in, 0)
 	run, err := fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode)})

@@ -52,6 +52,8 @@ type Ext4Options struct {
 	ParentGroup              *bool   // new files get the group of their directory; nil: as the image says
 	ReservedUID, ReservedGID *uint32 // whose files may use the reserved blocks; nil: as the image says
 	MaxDirSize               uint64  // in bytes; 0: no limit
+
+	UserQuota, GroupQuota, ProjectQuota bool // limits are enforced
 }
 
 // Default are the options of a mount that was given none: nosuid and nodev, for

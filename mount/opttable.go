@@ -153,6 +153,13 @@ var options = map[string]option{
 		o.Ext4.NoBarrier = v == "0"
 		return nil
 	}},
+	"quota":    do(func(o *Options) { o.Ext4.UserQuota = true }),
+	"usrquota": do(func(o *Options) { o.Ext4.UserQuota = true }),
+	"grpquota": do(func(o *Options) { o.Ext4.GroupQuota = true }),
+	"prjquota": do(func(o *Options) { o.Ext4.ProjectQuota = true }),
+	"noquota": do(func(o *Options) {
+		o.Ext4.UserQuota, o.Ext4.GroupQuota, o.Ext4.ProjectQuota = false, false, false
+	}),
 	"journal_path": {arg: required, apply: func(o *Options, v string) (err error) {
 		o.Ext4.JournalPath, err = filepath.Abs(v)
 		return err
@@ -204,8 +211,6 @@ var options = map[string]option{
 	"block_validity":       quiet(), "noblock_validity": quiet(),
 	"nombcache": quiet(), "no_mbcache": quiet(),
 	"nouid32": quiet(), "i_version": quiet(), "noi_version": quiet(),
-	"quota": quiet(), "noquota": quiet(),
-	"usrquota": quiet(), "grpquota": quiet(), "prjquota": quiet(),
 	"usrjquota":     {arg: optional, ignored: true},
 	"grpjquota":     {arg: optional, ignored: true},
 	"jqfmt":         quietOneOf("vfsold", "vfsv0", "vfsv1"),

@@ -135,7 +135,7 @@ func (s *Server) setFsxattr(r *fuse.Request, data []byte) syscall.Errno {
 			flags |= f.flag
 		}
 	}
-	return s.changeFlags(r, ext4.Attr{Flags: &flags, ProjectID: &project})
+	return s.changeFlags(r, ext4.Attr{Flags: &flags, ProjectID: &project, Limited: limited(r)})
 }
 
 func (s *Server) changeFlags(r *fuse.Request, a ext4.Attr) syscall.Errno {

@@ -36,12 +36,16 @@ type Server struct {
 	fuse.Unimplemented
 	fs       *ext4.FS
 	writable bool
-	log      *slog.Logger
-	owner    uint32
-	sync     bool
-	dirsync  bool
-	versions versions
-	writers  writers
+	// writeback says that the kernel keeps data, size and times of files until it
+	// writes back. With limits of quota it does not, for it would accept data that
+	// nobody has room for.
+	writeback bool
+	log       *slog.Logger
+	owner     uint32
+	sync      bool
+	dirsync   bool
+	versions  versions
+	writers   writers
 }
 
 var _ fuse.Operations = (*Server)(nil)
@@ -54,6 +58,7 @@ func New(fs *ext4.FS, o Options) *Server {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.writable = fs.ReadOnlyReason() == ""
+	s.writeback = s.writable && !fs.QuotaEnforced()
 	return s
 }
 
@@ -71,8 +76,10 @@ func (s *Server) Params() fuse.Params {
 		p.TimeGran = 1e9 // there is no room for less
 	}
 	if s.writable {
-		// The kernel keeps data, size and times of files until it writes back.
-		p.Flags |= fuse.InitWritebackCache | fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt | fuse.InitDirectIOAllowMmap
+		p.Flags |= fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt | fuse.InitDirectIOAllowMmap
+	}
+	if s.writeback {
+		p.Flags |= fuse.InitWritebackCache
 	}
 	return p
 }
@@ -122,7 +129,7 @@ func (s *Server) errno(r *fuse.Request, err error) syscall.Errno {
 
 // Statfs reports the space of the filesystem.
 func (s *Server) Statfs(r *fuse.Request, out *fuse.StatfsOut) syscall.Errno {
-	st, err := s.fs.Statfs()
+	st, err := s.fs.StatfsAt(inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}

@@ -20,7 +20,7 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 			return s.errno(r, err)
 		}
 	}
-	var a ext4.Attr
+	a := ext4.Attr{Limited: limited(r)}
 	change := false
 	set := func(bit fuse.SetattrValid, apply func()) {
 		if in.Valid&bit != 0 {
@@ -75,7 +75,7 @@ func (s *Server) Mkdir(r *fuse.Request, in *fuse.MkdirIn, name string, out *fuse
 // create makes an inode.
 func (s *Server) create(r *fuse.Request, name string, n ext4.NewNode, out *fuse.EntryOut) syscall.Errno {
 	dir := inode(r.NodeID)
-	n.UID, n.GID = r.UID, r.GID
+	n.UID, n.GID, n.Limited = r.UID, r.GID, limited(r)
 	ino, err := s.fs.Create(dir, name, n)
 	if err != nil {
 		return s.errno(r, err)
@@ -100,7 +100,7 @@ func (s *Server) Create(r *fuse.Request, in *fuse.CreateIn, name string, out *fu
 
 // Tmpfile makes a file without a name and opens it.
 func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse.EntryOut, open *fuse.OpenOut) syscall.Errno {
-	ino, err := s.fs.Tmpfile(inode(r.NodeID), ext4.NewNode{Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: r.UID, GID: r.GID})
+	ino, err := s.fs.Tmpfile(inode(r.NodeID), ext4.NewNode{Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: r.UID, GID: r.GID, Limited: limited(r)})
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -115,7 +115,7 @@ func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse
 func (s *Server) Link(r *fuse.Request, in *fuse.LinkIn, name string, out *fuse.EntryOut) syscall.Errno {
 	ino := inode(in.OldNodeID)
 	dir := inode(r.NodeID)
-	if err := s.fs.Link(ino, dir, name); err != nil {
+	if err := s.fs.LinkAs(ino, dir, name, limited(r)); err != nil {
 		return s.errno(r, err)
 	}
 	if errno := s.durable(r, dir); errno != 0 {
@@ -153,9 +153,12 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 	if err := s.killPriv(r, ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
 		return 0, s.errno(r, err)
 	}
+	n, err := s.write(r, ino, data, int64(in.Offset))
+	if n > 0 && !s.writeback && in.Flags&unix.O_DIRECT == 0 {
+		return n, s.durable(r, ino)
+	}
 	// Of a direct write the kernel makes EIO when it is only told how much of it
 	// was written: the reason is worth more.
-	n, err := s.fs.WriteBack(ino, data, int64(in.Offset))
 	return n, s.settle(r, err, ino)
 }
 
@@ -164,16 +167,48 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 // those that the file has now it got later. It does not look at how much was
 // written, and would take the rest for written too.
 func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64) (int, syscall.Errno) {
-	if _, err := s.fs.WriteBack(ino, data, off); err != nil {
+	write := s.fs.WriteBack
+	if !s.writeback {
+		// It was written to a mapping, by whom is not known: limits hold.
+		write = s.fs.WriteBackLimited
+	}
+	if _, err := write(ino, data, off); err != nil {
+		return 0, s.errno(r, err)
+	}
+	if err := s.touch(ino); err != nil {
 		return 0, s.errno(r, err)
 	}
 	return len(data), 0
 }
 
+// write writes for the caller, up to the limits of quota.
+func (s *Server) write(r *fuse.Request, ino ext4.Ino, data []byte, off int64) (n int, err error) {
+	if limited(r) {
+		n, err = s.fs.WriteBackLimited(ino, data, off)
+	} else {
+		n, err = s.fs.WriteBack(ino, data, off)
+	}
+	if n == 0 {
+		return 0, err
+	}
+	return n, errors.Join(err, s.touch(ino))
+}
+
+// touch sets the times of a file that was written to, unless the kernel does.
+func (s *Server) touch(ino ext4.Ino) error {
+	if s.writeback {
+		return nil
+	}
+	return s.fs.Touch(ino)
+}
+
+// limited tells whether limits of quota hold for the caller.
+func limited(r *fuse.Request) bool { return r.UID != 0 }
+
 // Fallocate changes how a range is backed.
 func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno {
 	ino := inode(r.NodeID)
-	err := s.fs.Fallocate(ino, in.Mode, in.Offset, in.Length)
+	err := s.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, limited(r))
 	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EROFS) {
 		// The kernel leaves this to us, without a flag that says who may keep
 		// the bits. As in its own ext4 they go even if the call fails.
@@ -201,7 +236,7 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 		n, err := s.fs.ReadAt(inode(r.NodeID), part, int64(in.OffIn+done))
 		end := errors.Is(err, io.EOF)
 		if err == nil || end {
-			n, err = s.fs.WriteBack(inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
+			n, err = s.write(r, inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
 		}
 		done += uint64(n)
 		if err != nil && done == 0 {
@@ -217,7 +252,7 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 // Setxattr and Removexattr change extended attributes.
 func (s *Server) Setxattr(r *fuse.Request, in *fuse.SetxattrIn, name string, value []byte) syscall.Errno {
 	ino := inode(r.NodeID)
-	if err := s.fs.Setxattr(ino, name, value, int(in.Flags)); err != nil {
+	if err := s.fs.SetxattrAs(ino, name, value, int(in.Flags), limited(r)); err != nil {
 		return s.errno(r, err)
 	}
 	var err error

@@ -72,6 +72,7 @@ func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 		NoBarrier: o.Mount.NoBarrier, Errors: onErrors[o.Mount.Errors], ParentGroup: o.Mount.ParentGroup,
 		ReservedUID: o.Mount.ReservedUID, ReservedGID: o.Mount.ReservedGID, MaxDirSize: o.Mount.MaxDirSize,
 		Discard: o.Mount.Discard, NoDiscard: o.Mount.NoDiscard,
+		UserQuota: o.Mount.UserQuota, GroupQuota: o.Mount.GroupQuota, ProjectQuota: o.Mount.ProjectQuota,
 	}
 }
 

@@ -33,6 +33,7 @@ const (
 	Orphans
 	Symlink
 	Superblock
+	Quota
 )
 
 // String is a word for what a block holds.
@@ -50,6 +51,7 @@ var kindNames = [...]string{
 	GroupDescs: "group_descriptors", InodeTable: "inode_table", Bitmap: "bitmap", ExtentNode: "extent_node",
 	Indirect: "indirect_block", DirLeaf: "directory_leaf", DxRoot: "directory_index", DxNode: "directory_index",
 	Xattr: "xattr_block", Orphans: "orphan_file", Symlink: "symlink", Superblock: "superblock",
+	Quota: "quota",
 }
 
 // Tag is what a block has been verified as.

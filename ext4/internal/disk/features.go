@@ -87,7 +87,7 @@ const IncompatWritable = IncompatFiletype | IncompatRecover | IncompatMetaBG | I
 // can be written. A bit outside this mask allows only reading.
 const ROCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatHugeFile | ROCompatGDTCsum |
 	ROCompatDirNlink | ROCompatExtraIsize | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
-	ROCompatOrphanPresent
+	ROCompatOrphanPresent | ROCompatQuota
 
 // The names are those that mke2fs and dumpe2fs use.
 var (
