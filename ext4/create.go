@@ -153,8 +153,8 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer in.detach()
 	if err := fs.chargeNew(in, n.Limited); err != nil {
+		in.detach()
 		return 0, err
 	}
 	credits, revokes := fs.creditsAdd(d)
@@ -177,10 +177,10 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 		}
 		return nil
 	})
+	in.detach() // before others can have it
 	if err != nil {
 		return 0, err
 	}
-	in.detach() // before others can have it
 	fs.nodes.Remove(uint64(in.ino))
 	fs.nodes.Add(uint64(in.ino), in).put()
 	if name == "" {
