@@ -37,6 +37,8 @@ func differentials() []testimage.Config {
 		shape("nodirindex", "ext4", "-b", "1024", "-O", "^dir_index"),
 		shape("largedir", "ext4", "-b", "1024", "-O", "large_dir"),
 		foreign(shape("project", "ext4", "-O", "project")),
+		foreign(shape("quota", "ext4", "-O", "quota")),
+		foreign(shape("quota-1k", "ext4", "-b", "1024", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota")),
 		shape("orphanfile", "ext4", "-O", "orphan_file"),
 		shape("mmp", "ext4", "-O", "mmp"),
 		shape("ext2-1k", "ext2", "-b", "1024", "-I", "128"),
@@ -261,19 +263,46 @@ func (d *differential) empty(image string) error {
 	return nil
 }
 
-// freeCounts is what the superblock says about free blocks and inodes.
+// freeCounts is what the superblock says about free blocks and inodes. The blocks
+// of quota files, which only grow, count as free.
 func freeCounts(image string) (string, error) {
 	out, err := exec.Command("/usr/sbin/dumpe2fs", "-h", image).Output()
 	if err != nil {
 		return "", fmt.Errorf("dumpe2fs: %w", err)
 	}
+	var free, size, quota int
 	var b strings.Builder
 	for line := range strings.Lines(string(out)) {
-		if strings.HasPrefix(line, "Free ") {
-			b.WriteString(strings.Join(strings.Fields(line), " ") + "; ")
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case name == "Free blocks":
+			free, err = strconv.Atoi(value)
+		case name == "Block size":
+			size, err = strconv.Atoi(value)
+		case strings.HasSuffix(name, " quota inode"):
+			var sectors int
+			sectors, err = sectorsOf(image, value)
+			quota += sectors * 512
+		case strings.HasPrefix(name, "Free "):
+			b.WriteString(name + " " + value + "; ")
+		}
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", line, err)
 		}
 	}
-	return b.String(), nil
+	return fmt.Sprintf("%sfree blocks %d", &b, free+quota/size), nil
+}
+
+// sectorsOf is what debugfs says that an inode occupies.
+func sectorsOf(image, ino string) (n int, err error) {
+	out, err := exec.Command("/usr/sbin/debugfs", "-R", "stat <"+ino+">", image).Output()
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(out), "Blockcount: ")
+	_, err = fmt.Sscan(after, &n)
+	return n, err
 }
 
 // minimise leaves out what a failing sequence does not need, within a budget.
