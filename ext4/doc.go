@@ -33,6 +33,7 @@
 //	writer.moveDir    a rename that moves a directory
 //	inode.io          shared while data moves, exclusive while blocks go away
 //	inode.mu          by ascending number where several are needed
+//	quotaFile.mu      what a quota file consists of
 //	a journal handle  from begin to End
 //	writer.sharedXattrs, orphanList.mu, superblock.mu, orphanFile.mu
 //	balloc's groups
