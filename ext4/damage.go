@@ -192,7 +192,11 @@ func (fs *FS) abortDamage(cause error) {
 	cause = d.cause
 	d.mu.Unlock()
 	fs.log.Error("the filesystem is read-only from now on; run e2fsck", "error", cause)
-	if err := fs.patchSuper(d.apply); err != nil {
+	err := fs.patchSuper(func(sb *disk.Superblock) {
+		sb.WriteTime = time.Now().Unix()
+		d.apply(sb)
+	})
+	if err != nil {
 		fs.log.Error("record an error in the superblock", "error", err)
 	}
 	if d.policy == OnErrorPanic && fs.opts.Panic != nil {

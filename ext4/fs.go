@@ -50,6 +50,10 @@ type Options struct {
 	// power, as barrier=0 does.
 	NoBarrier bool
 
+	// MountPoint is the directory on which the filesystem is about to be mounted,
+	// for the superblock. What has more than 63 bytes is not recorded.
+	MountPoint string
+
 	// Errors says what follows when the filesystem, open for writing, turns out to
 	// be damaged. [FS.ReadOnlyReason] does not change with it.
 	Errors OnError

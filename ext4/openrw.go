@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"syscall"
-	"time"
 
 	"ext4box/ext4/internal/balloc"
 	"ext4box/ext4/internal/disk"
@@ -120,15 +119,9 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 	fs.w = w
 	fs.startDamage()
 	fs.watchGuard()
+	fs.warnUnchecked()
 	err = fs.writeSuper(func(sb *disk.Superblock) {
-		sb.MountCount++
-		sb.MountTime = time.Now().Unix()
-		sb.WriteTime = sb.MountTime
-		if j != nil {
-			sb.Incompat |= disk.IncompatRecover
-		} else {
-			sb.State &^= disk.StateValid
-		}
+		fs.noteOpened(sb)
 		if w.orphanFile != nil {
 			sb.ROCompat |= disk.ROCompatOrphanPresent
 		}
@@ -212,12 +205,9 @@ func (fs *FS) closeWriter() error {
 	return errors.Join(err, fs.writeSuper(func(sb *disk.Superblock) {
 		sb.FreeBlocks = totals.FreeClusters
 		sb.FreeInodes = uint32(totals.FreeInodes)
-		sb.WriteTime = time.Now().Unix()
-		sb.Incompat &^= disk.IncompatRecover
+		fs.noteClosed(sb)
 		if w.orphanFile.empty() {
 			sb.ROCompat &^= disk.ROCompatOrphanPresent
 		}
-		sb.State = fs.sb.State
-		w.damage.apply(sb)
 	}))
 }

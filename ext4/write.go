@@ -307,6 +307,7 @@ func (fs *FS) writeBack(mover *iomap.Mover, ino Ino, p []byte, off int64) (int, 
 		defer in.io.RUnlock()
 	}
 	n, err := mover.WriteAt(ino, p, off)
+	fs.w.written.Add(uint64(n))
 	if err != nil {
 		err = errors.Join(err, fs.End(ino, pos+uint64(n), end-pos-uint64(n)))
 	}

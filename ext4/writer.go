@@ -29,6 +29,7 @@ type writer struct {
 
 	super      superblock
 	damage     damage
+	written    atomic.Uint64 // bytes of file data
 	orphans    orphanList
 	orphanFile *orphanFile
 	holds      holds

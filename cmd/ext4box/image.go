@@ -24,6 +24,8 @@ type imageOptions struct {
 	Partition int  `json:"partition"` // of the image's spec
 	Writable  bool `json:"writable"`  // open for writing
 
+	MountPoint string `json:"mountPoint"` // without symbolic links; empty if there is none
+
 	// Mount are those that only a mount can ask for.
 	Mount mount.Ext4Options `json:"mount"`
 }
@@ -67,8 +69,8 @@ func (o *imageOptions) lock() blockdev.Lock {
 func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 	return ext4.Options{
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
-		JournalDevice: journal,
-		MinixDF:       o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
+		JournalDevice: journal, MountPoint: o.MountPoint,
+		MinixDF: o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
 		NoBarrier: o.Mount.NoBarrier, Errors: onErrors[o.Mount.Errors], ParentGroup: o.Mount.ParentGroup,
 		ReservedUID: o.Mount.ReservedUID, ReservedGID: o.Mount.ReservedGID, MaxDirSize: o.Mount.MaxDirSize,
 		Discard: o.Mount.Discard, NoDiscard: o.Mount.NoDiscard,

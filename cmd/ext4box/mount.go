@@ -98,7 +98,7 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	}
 	defer target.Close()
 	path, partition := blockdev.ParseSpec(image)
-	o.image.Partition = partition
+	o.image.Partition, o.image.MountPoint = partition, target.Path
 	source := sourceName(path, partition)
 	if opts.FSName == "" {
 		opts.FSName = source
