@@ -41,6 +41,7 @@ type mountRecord struct {
 	Dir       string `json:"dir"`
 	Dev       Dev    `json:"dev"`
 	StatePath string `json:"statePath"`
+	Claimed   bool   `json:"claimed"` // the last descriptor keeps others off the device
 }
 
 const (

@@ -49,6 +49,16 @@
 // sentence as its own. When the launcher dies in between, the server reads end
 // of file, unmounts and ends.
 //
+// # Block devices
+//
+// Root can mount a device with the type fuseblk ([BlockDevice]). The kernel then
+// holds the device, as a file system of its own would, sends DESTROY before
+// umount(2) returns, and SYNCFS. It claims the device exclusively, so the server
+// has it open without a claim, and the launcher, who kept others off until then,
+// lets go just before the kernel takes over. If somebody is faster the mount fails;
+// if the kernel refuses for another reason the launcher claims the device again,
+// mounts with the usual type, and hands its claim to the server.
+//
 // # The state file
 //
 // A mount is described by a small file, named after its device number, in

@@ -11,18 +11,18 @@ import (
 
 // mountKernel attaches the connection behind dev, an open /dev/fuse, to the
 // directory that the O_PATH descriptor dir refers to. It needs CAP_SYS_ADMIN over
-// the mount namespace.
+// the mount namespace. block says that source is a device, to be held by the kernel.
 //
 // The interface of fsopen(2) is tried first because it tells what it does not
 // like; a kernel or a seccomp filter without it gets mount(2).
-func mountKernel(dev, dir *os.File, source string, o *Options) error {
-	err := fsopenMount(dev, dir, source, o)
+func mountKernel(dev, dir *os.File, source string, o *Options, block bool) error {
+	err := fsopenMount(dev, dir, source, o, block)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP),
 		errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM):
-		old := legacyMount(dev, dir, source, o)
+		old := legacyMount(dev, dir, source, o, block)
 		if old == nil {
 			return nil
 		}
@@ -44,8 +44,12 @@ type contextError struct {
 func (e *contextError) Error() string { return fmt.Sprintf("%s: %s (%v)", e.step, e.log, e.err) }
 func (e *contextError) Unwrap() error { return e.err }
 
-func fsopenMount(dev, dir *os.File, source string, o *Options) error {
-	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+func fsopenMount(dev, dir *os.File, source string, o *Options, block bool) error {
+	typ := "fuse"
+	if block {
+		typ = "fuseblk"
+	}
+	fs, err := unix.Fsopen(typ, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("fsopen: %w", err)
 	}
@@ -56,7 +60,7 @@ func fsopenMount(dev, dir *os.File, source string, o *Options) error {
 		}
 		return fmt.Errorf("%s: %w", step, err)
 	}
-	for _, p := range fuseParams(dev, source, o) {
+	for _, p := range fuseParams(dev, source, o, block) {
 		if p.value == "" {
 			err = unix.FsconfigSetFlag(fs, p.name)
 		} else {
@@ -86,8 +90,8 @@ type param struct{ name, value string }
 
 // fuseParams is what fsconfig(2) is told. Paths go through it as they are, commas
 // and all.
-func fuseParams(dev *os.File, source string, o *Options) []param {
-	p := append([]param{{"source", source}, {"subtype", Subtype}}, fuseOptions(dev, o)...)
+func fuseParams(dev *os.File, source string, o *Options, block bool) []param {
+	p := append([]param{{"source", source}, {"subtype", Subtype}}, fuseOptions(dev, o, block)...)
 	for _, f := range superFlags {
 		if o.Flags&f.bit != 0 {
 			p = append(p, param{name: f.name})
@@ -97,13 +101,16 @@ func fuseParams(dev *os.File, source string, o *Options) []param {
 }
 
 // fuseOptions are the options of the kernel's FUSE itself.
-func fuseOptions(dev *os.File, o *Options) []param {
+func fuseOptions(dev *os.File, o *Options, block bool) []param {
 	p := []param{
 		{"fd", fmt.Sprint(dev.Fd())},
 		{"rootmode", fmt.Sprintf("%o", unix.S_IFDIR)},
 		{"user_id", fmt.Sprint(os.Geteuid())},
 		{"group_id", fmt.Sprint(os.Getegid())},
 		{"default_permissions", ""},
+	}
+	if block {
+		p = append(p, param{"blksize", fmt.Sprint(blockSize)})
 	}
 	if o.AllowOther {
 		p = append(p, param{"allow_other", ""})
@@ -169,9 +176,9 @@ func readLog(fs int) string {
 	return strings.Join(lines, "; ")
 }
 
-func legacyMount(dev, dir *os.File, source string, o *Options) error {
+func legacyMount(dev, dir *os.File, source string, o *Options, block bool) error {
 	var data strings.Builder
-	for i, p := range fuseOptions(dev, o) {
+	for i, p := range fuseOptions(dev, o, block) {
 		if i > 0 {
 			data.WriteByte(',')
 		}
@@ -183,7 +190,11 @@ func legacyMount(dev, dir *os.File, source string, o *Options) error {
 	// The descriptor's magic link keeps the directory that was checked, where
 	// its path might lead elsewhere by now.
 	target := fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
-	if err := unix.Mount(source, target, FSType, o.Flags, data.String()); err != nil {
+	typ := FSType
+	if block {
+		typ = BlockType
+	}
+	if err := unix.Mount(source, target, typ, o.Flags, data.String()); err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}
 	return nil

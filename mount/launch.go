@@ -35,6 +35,9 @@ type LaunchConfig struct {
 	Request Request
 	// Files are handed to the server, in order. Launch closes them.
 	Files []*os.File
+	// Block, if not nil, is the device to mount, where that is possible; the first
+	// of Files is the same. Launch closes its claim.
+	Block *BlockDevice
 	// Log is the server's standard error: in the background from the moment it
 	// leaves the terminal, /dev/null when nil; in the foreground from the
 	// start, the launcher's own when nil. Launch closes it.
@@ -112,7 +115,7 @@ func (l *launcher) run() error {
 		l.Request.Options.Flags |= unix.MS_RDONLY
 		l.Warn(fmt.Errorf("%s is mounted read-only: %s", l.Request.Source, opened.Text))
 	}
-	if l.mounted, err = l.Target.Mount(l.Request.Source, l.Request.Options); err != nil {
+	if l.mounted, err = l.mount(); err != nil {
 		return err
 	}
 	if err := l.handOver(); err != nil {
@@ -227,6 +230,10 @@ func (l *launcher) handOver() error {
 			files = append(files, state.file)
 		}
 	}
+	if l.Block != nil && l.Block.Claim != nil {
+		record.Claimed = true
+		files = append(files, l.Block.Claim)
+	}
 	err := l.ctl.send(message{Step: stepMounted, Mount: record, files: files})
 	closeAll(files)
 	if err != nil {
@@ -299,6 +306,9 @@ func (l *launcher) leave(gone bool) error {
 // undo takes back whatever run has done when it failed.
 func (l *launcher) undo() {
 	closeAll(l.Files)
+	if l.Block != nil && l.Block.Claim != nil {
+		l.Block.Claim.Close()
+	}
 	if l.Log != nil {
 		l.Log.Close()
 	}

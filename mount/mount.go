@@ -93,7 +93,7 @@ func (t *Target) Check(source string) error {
 	}
 	i, ok := top(mounts, t.Path)
 	switch {
-	case !ok || i.Type != FSType:
+	case !ok || !ours(i.Type):
 		return nil
 	case t.serverGone():
 		return deadError(t.Path)
@@ -147,7 +147,7 @@ func (t *Target) Mount(source string, o Options) (*Mounted, error) {
 		return nil, err
 	}
 	if mayMount() {
-		err = mountKernel(dev, t.dir, source, &o)
+		err = mountKernel(dev, t.dir, source, &o, false)
 	} else {
 		err = unix.EPERM
 	}
@@ -164,7 +164,13 @@ func (t *Target) Mount(source string, o Options) (*Mounted, error) {
 		dev.Close()
 		return nil, failedf("mount on %s: %w", t.Path, err)
 	}
+	return t.mounted(dev, source)
+}
+
+// mounted describes what was just mounted.
+func (t *Target) mounted(dev *os.File, source string) (*Mounted, error) {
 	m := &Mounted{Fuse: dev, Source: source, Dir: t.Path}
+	var err error
 	if m.Dev, err = deviceAt(t.Path); err != nil {
 		dev.Close()
 		detach(t.Path, unix.MNT_DETACH)

@@ -318,7 +318,7 @@ func TestLegacy(t *testing.T) {
 	o.Flags |= unix.MS_RDONLY | unix.MS_NOATIME
 	o.AllowOther, o.MaxRead = true, 65536
 	var got []Info
-	for _, mount := range []func(dev, dir *os.File, source string, o *Options) error{fsopenMount, legacyMount} {
+	for _, mount := range []func(dev, dir *os.File, source string, o *Options, block bool) error{fsopenMount, legacyMount} {
 		dev, err := openFuse()
 		if err != nil {
 			t.Fatal(err)
@@ -327,7 +327,7 @@ func TestLegacy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := mount(dev, target.dir, "a source", &o); err != nil {
+		if err := mount(dev, target.dir, "a source", &o, false); err != nil {
 			t.Fatal(err)
 		}
 		i, _ := mountAt(t, dir)
@@ -363,7 +363,7 @@ func TestKernelReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	err = mountKernel(null, target.dir, "x", &Options{})
+	err = mountKernel(null, target.dir, "x", &Options{}, false)
 	if !errors.Is(err, unix.EINVAL) || ExitStatus(err) != StatusFailed {
 		t.Errorf("got %v", err)
 	}

@@ -24,6 +24,7 @@ type Options struct {
 
 	AllowOther bool   // others than the mounting user may use the mount
 	FSName     string // the source to show; the image's path when empty
+	BlkDev     string // "auto", "on" or "off": whether the kernel is to hold a device; empty: auto
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's
 	Debug      bool   // log more
 

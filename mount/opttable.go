@@ -111,6 +111,10 @@ var options = map[string]option{
 		o.MaxRead = uint32(n)
 		return nil
 	}},
+	"blkdev": {arg: required, values: []string{"auto", "on", "off"}, apply: func(o *Options, v string) error {
+		o.BlkDev = v
+		return nil
+	}},
 	"allow_root":   refused("the kernel has no such mode; use allow_other"),
 	"auto_unmount": refused("ext4box unmounts by itself when it is told to end"),
 	"nonempty":     {}, // always, as for any other mount

@@ -93,6 +93,11 @@ func (s *service) run(open Opener) (err error) {
 		return errors.New("the launcher sent no connection")
 	}
 	s.mount = *mounted.Mount
+	if n := len(mounted.files); s.mount.Claimed && n > 1 {
+		claim := mounted.files[n-1]
+		mounted.files = mounted.files[:n-1]
+		defer claim.Close()
+	}
 	if len(mounted.files) > 1 {
 		s.state = &State{file: mounted.files[1], path: s.mount.StatePath}
 	}

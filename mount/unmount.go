@@ -75,14 +75,14 @@ func findMount(target string) (Info, error) {
 		i, isMount = top(mounts, path)
 	}
 	if isMount {
-		if i.Type != FSType {
+		if !ours(i.Type) {
 			return Info{}, failedf("the mount on %s is %s, not ext4box's: use umount", path, i.Type)
 		}
 		return i, nil
 	}
 	var found []Info
 	for _, i := range mounts {
-		if i.Type == FSType && (i.Source == path || i.Source == target) {
+		if ours(i.Type) && (i.Source == path || i.Source == target || i.image() == path) {
 			found = append(found, i)
 		}
 	}
@@ -95,6 +95,23 @@ func findMount(target string) (Info, error) {
 		return Info{}, failedf("%s is mounted on %s and on %s: name the directory",
 			target, found[0].Dir, found[1].Dir)
 	}
+}
+
+// image is the image of a mount whose source is a loop device, if that is known.
+func (i *Info) image() string {
+	if i.Type != BlockType {
+		return ""
+	}
+	s := findState(i)
+	if s == nil {
+		return ""
+	}
+	defer s.Close()
+	r, err := s.Record()
+	if err != nil {
+		return ""
+	}
+	return r.Image
 }
 
 // detach unmounts dir, with flags of umount2(2), by itself or by fusermount3.
@@ -152,7 +169,7 @@ func detachDevice(dev Dev, source string) (mounted bool) {
 	}
 	for n := len(mounts) - 1; n >= 0; n-- {
 		i := &mounts[n]
-		if i.Dev != dev || i.Type != FSType || i.Source != source {
+		if i.Dev != dev || !ours(i.Type) || i.Source != source {
 			continue
 		}
 		err := detach(i.Dir, 0)

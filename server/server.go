@@ -25,6 +25,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Owner is the user who mounted it, and may do what else only root may.
 	Owner uint32
+	// Destroy, if not nil, is called when the last request was answered.
+	Destroy func()
 	// Sync and DirSync make changes, or those of directories, durable before they
 	// are answered.
 	Sync, DirSync bool
@@ -42,6 +44,7 @@ type Server struct {
 	writeback bool
 	log       *slog.Logger
 	owner     uint32
+	destroy   func()
 	sync      bool
 	dirsync   bool
 	versions  versions
@@ -53,7 +56,7 @@ var _ fuse.Operations = (*Server)(nil)
 // New returns a server for fs, which stays the caller's to close, after the
 // session has ended.
 func New(fs *ext4.FS, o Options) *Server {
-	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, sync: o.Sync, dirsync: o.DirSync, writers: newWriters()}
+	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, writers: newWriters()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -87,8 +90,13 @@ func (s *Server) Params() fuse.Params {
 // Init accepts the terms.
 func (s *Server) Init(*fuse.Request, *fuse.Protocol) syscall.Errno { return 0 }
 
-// Destroy has nothing to do: the filesystem is closed by its owner.
-func (s *Server) Destroy() {}
+// Destroy comes when no request will: umount(2) of a block device waits for its
+// answer.
+func (s *Server) Destroy() {
+	if s.destroy != nil {
+		s.destroy()
+	}
+}
 
 // inode is the inode of a nodeid.
 func inode(nodeid uint64) ext4.Ino {

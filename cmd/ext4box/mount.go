@@ -100,7 +100,8 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	path, partition := blockdev.ParseSpec(image)
 	o.image.Partition, o.image.MountPoint = partition, target.Path
 	source := sourceName(path, partition)
-	if opts.FSName == "" {
+	named := opts.FSName != ""
+	if !named {
 		opts.FSName = source
 	}
 	if err := target.Check(opts.FSName); err != nil {
@@ -130,6 +131,11 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	}
 	if !o.foreground || o.log != "" {
 		if launch.Log, launch.Request.Log, err = mount.OpenLog(o.log); err != nil {
+			return err
+		}
+	}
+	if opts.BlkDev == "on" || !named && opts.BlkDev != "off" {
+		if launch.Block, err = blockDevice(target, files, &opts, o.image.Writable); err != nil {
 			return err
 		}
 	}

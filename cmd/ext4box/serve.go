@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ func newServeCommand() *cobra.Command {
 type service struct {
 	fs      *ext4.FS
 	request *mount.Request
+	close   func() error // closes fs, once
 }
 
 // openService opens the image, and its external journal, from the descriptors
@@ -72,14 +74,14 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if err != nil {
 		return nil, mountError(fmt.Errorf("%s: %w", r.Source, err))
 	}
-	return &service{fs, r}, nil
+	return &service{fs, r, sync.OnceValue(fs.Close)}, nil
 }
 
 func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 	log := s.request.NewLogger()
 	flags := s.request.Options.Flags
 	srv := server.New(s.fs, server.Options{
-		Logger: log, Owner: uint32(os.Geteuid()),
+		Logger: log, Owner: uint32(os.Geteuid()), Destroy: func() { _ = s.close() }, // Close tells the error
 		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
 	})
 	params := srv.Params()
@@ -108,4 +110,4 @@ func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 
 func (s *service) ReadOnly() string { return s.fs.ReadOnlyReason() }
 
-func (s *service) Close() error { return s.fs.Close() }
+func (s *service) Close() error { return s.close() }

@@ -1,0 +1,97 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// BlockType is the type of mounts that hold a block device; see [BlockDevice].
+const BlockType = "fuseblk." + Subtype
+
+// ours tells whether a type in mountinfo is one that this package mounts.
+func ours(typ string) bool { return typ == FSType || typ == BlockType }
+
+// blockSize is the unit in which the kernel caches a device that it holds, in bytes.
+// It is at least that of any device, and that of the page cache.
+const blockSize = 4096
+
+// BlockDevice is a device that is mounted with the type fuseblk: the kernel holds it
+// as long as it is mounted, syncfs(2) reaches the server, and umount(2) returns when
+// the server has closed the device. Only root of the machine can have that.
+type BlockDevice struct {
+	Path string // as fstab would name it
+	// Claim is the device opened with O_EXCL. Until the kernel takes over it keeps
+	// others off, and it is closed just before, or the kernel would be one of them.
+	// What the server is given must have been opened without.
+	Claim *os.File
+	// Must says that no other mount will do.
+	Must bool
+}
+
+// Unclaimed opens the device again as it is open, but without O_EXCL.
+func Unclaimed(f *os.File) (*os.File, error) {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags&unix.O_ACCMODE|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s again: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// mountBlock mounts the device. On error nothing is mounted, and the claim is there
+// as before, unless somebody else has taken the device meanwhile.
+func (t *Target) mountBlock(b *BlockDevice, o Options) (*Mounted, error) {
+	dev, err := openFuse()
+	if err != nil {
+		return nil, err
+	}
+	again, err := Unclaimed(b.Claim)
+	if err != nil {
+		dev.Close()
+		return nil, systemf("%w", err)
+	}
+	defer again.Close()
+	b.Claim.Close()
+	b.Claim = nil
+	if err = mountKernel(dev, t.dir, b.Path, &o, true); err != nil {
+		dev.Close()
+		return nil, errors.Join(failedf("mount on %s: %w", t.Path, err), b.reclaim(again))
+	}
+	return t.mounted(dev, b.Path)
+}
+
+// reclaim takes the device back when the kernel has not taken it.
+func (b *BlockDevice) reclaim(f *os.File) error {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return systemf("%w", err)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags&unix.O_ACCMODE|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return failedf("%s was taken by somebody else: %w", b.Path, err)
+	}
+	b.Claim = os.NewFile(uintptr(fd), f.Name())
+	return nil
+}
+
+// mount mounts in the best way that there is.
+func (l *launcher) mount() (*Mounted, error) {
+	o := l.Request.Options
+	if l.Block != nil {
+		m, err := l.Target.mountBlock(l.Block, o)
+		if err == nil || l.Block.Must || l.Block.Claim == nil {
+			return m, err
+		}
+	}
+	return l.Target.Mount(l.Request.Source, o)
+}
+
+// MayMountBlock tells whether a device can be mounted, as far as that shows without
+// trying.
+func (t *Target) MayMountBlock() bool { return t.dir != nil && mayMount() }
