@@ -21,6 +21,9 @@ func (r *Request) Interrupted() bool { return r.w.interrupted.Load() == r.Unique
 // allocation, so do it only before waiting.
 func (r *Request) Done() <-chan struct{} { return r.w.done() }
 
+// Session is the session that the request belongs to. It outlives the request.
+func (r *Request) Session() *Session { return r.w.s }
+
 // InvalAttr makes the kernel ask again for the attributes of the inode r.NodeID, which the caller must
 // have open: the kernel waits for inodes that it is about to drop.
 func (r *Request) InvalAttr() error { return r.w.s.NotifyInvalInode(r.NodeID, -1, 0) }

@@ -49,6 +49,7 @@ type Server struct {
 	dirsync   bool
 	versions  versions
 	writers   writers
+	grown     grown
 }
 
 var _ fuse.Operations = (*Server)(nil)

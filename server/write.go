@@ -175,6 +175,9 @@ func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64
 	if _, err := write(ino, data, off); err != nil {
 		return 0, s.errno(r, err)
 	}
+	if s.writeback {
+		s.grew(r)
+	}
 	if err := s.touch(ino); err != nil {
 		return 0, s.errno(r, err)
 	}

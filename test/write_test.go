@@ -419,6 +419,37 @@ func TestWriteBackKeepsCapability(t *testing.T) {
 	})
 }
 
+// TestBlocksOfOpenFiles: what the kernel writes back of its own accord is to be seen
+// in st_blocks before the file is closed.
+func TestBlocksOfOpenFiles(t *testing.T) {
+	img := makeImage(t, 64<<20)
+	dir := mountRW(t, img.Path)
+	f, err := os.Create(filepath.Join(dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	for i := range 3 {
+		const n = 4 << 20
+		if _, err := f.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER); err != nil {
+			t.Fatal(err)
+		}
+		want := int64(i+1) * n / 512
+		for end := time.Now().Add(patience); st.Blocks < want && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if st.Blocks < want || st.Size != int64(i+1)*n {
+			t.Fatalf("%d blocks, want %d; size %d", st.Blocks, want, st.Size)
+		}
+	}
+}
+
 // TestWriteSync takes copies of the image right after writes that return only
 // when they are durable, and wants to find what was written when the copies are
 // recovered.
