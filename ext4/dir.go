@@ -88,7 +88,8 @@ func (fs *FS) entries(in *inode) (directory, error) {
 }
 
 // Lookup finds the inode number of a name in a directory; "." and ".." are
-// names like others. Errors: ENOENT, ENOTDIR, ENAMETOOLONG, EUCLEAN.
+// names like others. Errors: ENOENT, ENOTDIR, ENAMETOOLONG, EUCLEAN,
+// EINVAL where the encoding of names is strict and this one is not valid.
 func (fs *FS) Lookup(dir Ino, name string) (Ino, error) {
 	ino, _, err := fs.lookupIn(dir, name)
 	return ino, err
@@ -119,6 +120,11 @@ func (fs *FS) search(in *inode, name string) (ino Ino, read uint64, err error) {
 	if in.encrypted() {
 		ino, _, read, err := fs.findEncrypted(in, name)
 		return ino, read, err
+	}
+	if fs.dirFormat.Strict && in.Flags&disk.FlagCasefold != 0 {
+		if _, err := fs.dirFormat.Fold(nil, []byte(name)); err != nil {
+			return 0, 0, fmt.Errorf("%w: %w", err, syscall.EINVAL)
+		}
 	}
 	if fd := fs.fastDir(in.ino); fd != nil {
 		if ino, decided := fastLookup(fd, in.ino, name, fs.nameKey(in, []byte(name))); decided {
@@ -348,3 +354,7 @@ func (fs *FS) slowTarget(in *inode) ([]byte, error) {
 	}
 	return b.Data[:in.size], nil
 }
+
+// Casefolds tells whether there can be directories in which names that differ
+// only in case are the same.
+func (fs *FS) Casefolds() bool { return fs.dirFormat.Fold != nil }

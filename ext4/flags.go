@@ -53,7 +53,7 @@ func (fs *FS) checkFlags(in *inode, flags disk.InodeFlags, project *uint32) erro
 	case !in.IsDir():
 		return syscall.ENOTDIR
 	}
-	switch empty, err := fs.openDir(in).Empty(); {
+	switch empty, err := fs.emptyDir(in); {
 	case err != nil:
 		return err
 	case !empty:

@@ -248,6 +248,7 @@ func (fs *FS) load() error {
 	}
 	if sb.Incompat&disk.IncompatCasefold != 0 {
 		fs.dirFormat.Fold = casefold.Fold
+		fs.dirFormat.Strict = sb.EncodingFlags&disk.EncodingStrict != 0
 	}
 	fs.free = freeSummary{}
 	fs.zones = syszone.New(&fs.geo, sb.GroupsPerFlex(), fs.superBlock, fs.readGroup)

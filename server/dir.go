@@ -18,14 +18,16 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 		var err error
 		ino, err = s.fs.Lookup(ino, name)
 		if errors.Is(err, syscall.ENOENT) {
-			out.SetEntryValid(fuse.Forever)
+			if !s.respells {
+				out.SetEntryValid(fuse.Forever)
+			}
 			return 0
 		}
 		if err != nil {
 			return s.errno(r, err)
 		}
 	}
-	err := s.entry(ino, out)
+	err := s.entry(inode(r.NodeID), ino, out)
 	if errors.Is(err, syscall.ESTALE) && name != "." {
 		// A handle can be stale. A name that leads to no inode is damage, unless
 		// it was removed meanwhile.
@@ -37,10 +39,16 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 }
 
 // entry fills in the answer that introduces an inode to the kernel, which from
-// then on knows it.
-func (s *Server) entry(ino ext4.Ino, out *fuse.EntryOut) error {
+// then on knows it by a name in dir.
+func (s *Server) entry(dir, ino ext4.Ino, out *fuse.EntryOut) error {
 	if err := s.describe(ino, out); err != nil {
 		return err
+	}
+	if s.respells {
+		// To the kernel each spelling is a name of its own.
+		if st, err := s.fs.Stat(dir); err != nil || st.Flags&ext4.FlagCasefold != 0 {
+			out.SetEntryValid(0)
+		}
 	}
 	if ino != ext4.RootIno {
 		s.fs.Hold(ino)
@@ -90,7 +98,7 @@ func (s *Server) Readdirplus(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer
 		if name := string(e.Name); name == "." || name == ".." {
 			return true // the kernel takes no lookups from these
 		}
-		if err := s.entry(e.Ino, out); err != nil {
+		if err := s.entry(inode(r.NodeID), e.Ino, out); err != nil {
 			*out = fuse.EntryOut{}
 			s.errno(r, err) // logs it
 		}

@@ -50,6 +50,11 @@ type Server struct {
 	versions  versions
 	writers   writers
 	grown     grown
+
+	// respells says that a name can become present or absent under another
+	// spelling, or that a directory can come to be such: what is absent is not to
+	// be remembered.
+	respells bool
 }
 
 var _ fuse.Operations = (*Server)(nil)
@@ -63,6 +68,7 @@ func New(fs *ext4.FS, o Options) *Server {
 	}
 	s.writable = fs.ReadOnlyReason() == ""
 	s.writeback = s.writable && !fs.QuotaEnforced()
+	s.respells = s.writable && fs.Casefolds()
 	return s
 }
 

@@ -83,7 +83,7 @@ func (s *Server) create(r *fuse.Request, name string, n ext4.NewNode, out *fuse.
 	if errno := s.durable(r, dir); errno != 0 {
 		return errno
 	}
-	return s.errno(r, s.entry(ino, out))
+	return s.errno(r, s.entry(inode(r.NodeID), ino, out))
 }
 
 // Create makes a file and opens it.
@@ -121,7 +121,7 @@ func (s *Server) Link(r *fuse.Request, in *fuse.LinkIn, name string, out *fuse.E
 	if errno := s.durable(r, dir); errno != 0 {
 		return errno
 	}
-	return s.errno(r, s.entry(ino, out))
+	return s.errno(r, s.entry(inode(r.NodeID), ino, out))
 }
 
 // Unlink and Rmdir remove names.

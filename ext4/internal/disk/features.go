@@ -74,14 +74,13 @@ const (
 
 // IncompatReadable are the incompatible features with which an image can be
 // read. A bit outside this mask refuses the mount.
-const IncompatReadable = IncompatWritable | IncompatEAInode |
-	IncompatCasefold
+const IncompatReadable = IncompatWritable | IncompatEAInode
 
 // IncompatWritable are the incompatible features with which an image can be
 // written. A bit outside this mask allows only reading, at best.
 const IncompatWritable = IncompatFiletype | IncompatRecover | IncompatMetaBG | IncompatExtents |
 	Incompat64Bit | IncompatMMP | IncompatFlexBG | IncompatCsumSeed | IncompatLargeDir | IncompatInlineData |
-	IncompatEncrypt
+	IncompatEncrypt | IncompatCasefold
 
 // ROCompatWritable are the read-only compatible features with which an image
 // can be written. A bit outside this mask allows only reading.
