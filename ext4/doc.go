@@ -35,6 +35,7 @@
 //	inode.mu          by ascending number where several are needed
 //	quotaFile.mu      what a quota file consists of
 //	a journal handle  from begin to End
+//	dquot.mu          the record of one user, group or project
 //	writer.sharedXattrs, orphanList.mu, superblock.mu, orphanFile.mu
 //	balloc's groups
 //	buffer.Buffer     blocks that several structures share

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"ext4box/blockdev"
@@ -189,6 +190,9 @@ func open(dev blockdev.Device, o Options) (*FS, error) {
 func (fs *FS) start() error {
 	if err := fs.load(); err != nil {
 		return err
+	}
+	if fs.opts.ProjectQuota && fs.sb.ROCompat&disk.ROCompatProject == 0 {
+		return fmt.Errorf("limits of projects cannot be enforced, for the filesystem has no projects; leave prjquota out: %w", syscall.EINVAL)
 	}
 	if err := fs.startGuard(); err != nil {
 		return err

@@ -21,9 +21,10 @@ import (
 
 // quotaShapes are the kinds of filesystem on which quota is tested.
 var quotaShapes = map[string]string{
-	"4k":       "-t ext4 -b 4096 -O quota,project -E quotatype=usrquota:grpquota:prjquota",
-	"1k":       "-t ext4 -b 1024 -O quota,project -E quotatype=usrquota:grpquota:prjquota",
-	"indirect": "-t ext4 -b 1024 -O ^extents,^64bit,quota,project -E quotatype=usrquota:grpquota:prjquota",
+	"4k":        "-t ext4 -b 4096 -O quota,project -E quotatype=usrquota:grpquota:prjquota",
+	"1k":        "-t ext4 -b 1024 -O quota,project -E quotatype=usrquota:grpquota:prjquota",
+	"nojournal": "-t ext4 -b 1024 -O ^has_journal,quota,project -E quotatype=usrquota:grpquota:prjquota",
+	"indirect":  "-t ext4 -b 1024 -O ^extents,^64bit,quota,project -E quotatype=usrquota:grpquota:prjquota",
 }
 
 func quotaImage(t *testing.T, args string, size int64) string {
@@ -429,6 +430,15 @@ func TestQuotaGrace(t *testing.T) {
 	closeAndCheck(t, r.fs, img)
 }
 
+// TestProjectQuotaRefused: there is nothing to enforce.
+func TestProjectQuotaRefused(t *testing.T) {
+	dev := must[blockdev.Device](t)(blockdev.Open(quotaImage(t, "-t ext4 -O quota", 16<<20), blockdev.Options{}))
+	defer dev.Close()
+	if _, err := ext4.Open(dev, enforce); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("prjquota without projects: %v", err)
+	}
+}
+
 // TestQuotaNotEnforced: without the option limits are only kept.
 func TestQuotaNotEnforced(t *testing.T) {
 	img := quotaImage(t, quotaShapes["4k"], 32<<20)
@@ -522,6 +532,39 @@ func TestQuotaFull(t *testing.T) {
 		t.Error("there was always room")
 	}
 	closeAndCheck(t, fs, img)
+}
+
+// TestQuotaDamagedInode: nor of one whose inode is none for a quota file. With
+// errors=remount-ro nothing is written then.
+func TestQuotaDamagedInode(t *testing.T) {
+	for _, policy := range []string{"continue", "remount-ro"} {
+		for _, request := range []string{
+			"ssv usr_quota_inum 5", "ssv grp_quota_inum 7", "ssv prj_quota_inum 11", "ssv prj_quota_inum 99999", "ssv prj_quota_inum 14",
+			"sif <3> mode 040600", "sif <4> mode 0", "sif <12> size 1024", "sif <12> size 0xffffffffffffffff", "sif <3> links_count 0",
+			"sif <3> flags 0x10000010", "sif <3> flags 0x10", "sif <4> block[5] 0", "sif <12> block[5] 99999999", "sif <12> block[5] 2",
+		} {
+			img := quotaImage(t, quotaShapes["1k"]+" -e "+policy, 16<<20)
+			if out, err := exec.Command("debugfs", "-w", "-R", request, img).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v, %s", request, err, out)
+			}
+			dev := must[blockdev.Device](t)(blockdev.Open(img, blockdev.Options{}))
+			fs, err := ext4.Open(dev, ext4.Options{UserQuota: true})
+			if err != nil {
+				t.Errorf("%s: %v", request, err)
+				continue
+			}
+			ino, err := fs.Create(ext4.RootIno, "f", ext4.NewNode{Mode: syscall.S_IFREG, UID: 6, Limited: true})
+			if err == nil {
+				_, err = fs.WriteBackLimited(ino, make([]byte, 5000), 0)
+			}
+			if err != nil && (policy == "continue" || !errors.Is(err, syscall.EROFS)) {
+				t.Errorf("errors=%s, %s: %v", policy, request, err)
+			}
+			if err := fs.Close(); err != nil && policy == "continue" {
+				t.Errorf("%s: close: %v", request, err)
+			}
+		}
+	}
 }
 
 // TestQuotaDamaged: of a quota file that is damaged nobody may take notice, but
