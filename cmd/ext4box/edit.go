@@ -162,7 +162,7 @@ func editImage(cmd *cobra.Command, spec string, o editOptions, done string, fn f
 	ctx, stop := interruptible()
 	defer stop()
 	path, partition := blockdev.ParseSpec(spec)
-	o.image.Partition, o.image.Writable = partition, true
+	o.image.Partition, o.image.Writable, o.image.buffered = partition, true, true
 	run := func(path string) (err error) {
 		fs, err := openFile(path, spec, o.image, blockdev.LockExclusive)
 		if err != nil {

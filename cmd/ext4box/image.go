@@ -28,6 +28,10 @@ type imageOptions struct {
 
 	// Mount are those that only a mount can ask for.
 	Mount mount.Ext4Options `json:"mount"`
+
+	// buffered is I/O through the host's page cache: one process that does one
+	// thing after the other need not wait for the device each time.
+	buffered bool
 }
 
 func (o *imageOptions) addFlags(f *pflag.FlagSet) {
@@ -52,7 +56,7 @@ func (b *byteCount) Set(s string) error {
 // device says how to open the image's device.
 func (o *imageOptions) device(lock blockdev.Lock) blockdev.Options {
 	return blockdev.Options{
-		ReadOnly: !o.Writable, Lock: lock, Partition: o.Partition,
+		ReadOnly: !o.Writable, Lock: lock, Partition: o.Partition, Buffered: o.buffered,
 		Offset: int64(o.Offset), SizeLimit: int64(o.SizeLimit),
 	}
 }
