@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -195,7 +196,7 @@ func TestCrash(t *testing.T) {
 	rec := blocktest.NewRecording(mem, mem.Size(), nil)
 	fs := openImage(t, rec)
 	content := func(version int) []byte { return bytes.Repeat([]byte{byte('a' + version)}, 3000+1000*version) }
-	const versions = 20
+	const versions = 26
 	// Commits come between any two transactions.
 	var background sync.WaitGroup
 	stop := make(chan struct{})
@@ -205,6 +206,9 @@ func TestCrash(t *testing.T) {
 			case <-stop:
 				return
 			default:
+				for range 200 { // some microseconds
+					runtime.Gosched()
+				}
 				if err := fs.Sync(); err != nil {
 					t.Error(err)
 				}
