@@ -18,9 +18,21 @@ import (
 // replayFastCommits loads them from the journal. The view with the log replayed
 // must be in place, and fs.fc still empty.
 func (fs *FS) replayFastCommits(j *journal.Journal, r *journal.Replay) error {
+	st, err := fs.loadFastCommits(j, r)
+	if err != nil || st == nil {
+		return err
+	}
+	fs.fc = st
+	fs.recovery.Fast = true
+	fs.nodes = cache.New(inodeCacheEntries, inodePolicy) // without what is now outdated
+	return nil
+}
+
+// loadFastCommits reads the fast commits that count, nil if there are none.
+func (fs *FS) loadFastCommits(j *journal.Journal, r *journal.Replay) (*fastcommit.State, error) {
 	area := j.FastCommitArea()
 	if area == nil || !r.Dirty {
-		return nil
+		return nil, nil
 	}
 	st, err := fastcommit.Load(area, fastcommit.Options{
 		BlockSize: int(fs.geo.BlockSize),
@@ -29,12 +41,9 @@ func (fs *FS) replayFastCommits(j *journal.Journal, r *journal.Replay) error {
 		TID:       r.EndTID,
 	}, &fastBase{fs: fs})
 	if err != nil || st.Empty() {
-		return err
+		return nil, err
 	}
-	fs.fc = st
-	fs.recovery.Fast = true
-	fs.nodes = cache.New(inodeCacheEntries, inodePolicy) // without what is now outdated
-	return nil
+	return st, nil
 }
 
 // fastBase answers what fast commits ask of the filesystem under them.

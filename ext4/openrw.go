@@ -66,6 +66,26 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 	if err := fs.takeErrno(j, log); err != nil {
 		return err
 	}
+	if err := fs.startWriter(j, log, nil); err != nil {
+		return err
+	}
+	fs.warnUnchecked()
+	err := fs.writeSuper(func(sb *disk.Superblock) {
+		fs.noteOpened(sb)
+		if fs.w.orphanFile != nil {
+			sb.ROCompat |= disk.ROCompatOrphanPresent
+		}
+	})
+	if err != nil {
+		return errors.Join(err, fs.closeWriter())
+	}
+	fs.openQuotas()
+	return nil
+}
+
+// startWriter sets up fs.w and with it the journal, for ordinary work or, with r,
+// for the one transaction that recovers fast commits.
+func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.Replay) error {
 	w := &writer{}
 	o := journal.WriterOptions{
 		Interval:   fs.opts.CommitInterval,
@@ -102,34 +122,27 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 		return err
 	}
 	s.off = int(disk.SuperblockOffset) & int(fs.geo.BlockSize-1)
-	if j != nil {
-		if w.log, err = j.Start(fs.base, log, fs.blks, o); err != nil {
-			return err
-		}
-	} else {
+	switch {
+	case r != nil:
+		w.log, err = j.Resume(fs.base, log, fs.blks, r, o)
+	case j != nil:
+		w.log, err = j.Start(fs.base, log, fs.blks, o)
+	default:
 		w.log = journal.NewUnlogged(fs.base, fs.blks, o)
+	}
+	if err != nil {
+		return err
 	}
 	if w.orphanFile, err = fs.openOrphanFile(); err != nil {
 		return errors.Join(notWritable("its orphan file is damaged", err), w.log.Close())
 	}
-	if fs.opts.Discard || fs.sb.DefaultMountOpts&disk.DefMountDiscard != 0 && !fs.opts.NoDiscard {
+	if r == nil && (fs.opts.Discard || fs.sb.DefaultMountOpts&disk.DefMountDiscard != 0 && !fs.opts.NoDiscard) {
 		w.discards = newDiscards(fs)
 		w.groups.Freed = w.discards.add
 	}
 	fs.w = w
 	fs.startDamage()
 	fs.watchGuard()
-	fs.warnUnchecked()
-	err = fs.writeSuper(func(sb *disk.Superblock) {
-		fs.noteOpened(sb)
-		if w.orphanFile != nil {
-			sb.ROCompat |= disk.ROCompatOrphanPresent
-		}
-	})
-	if err != nil {
-		return errors.Join(err, fs.closeWriter())
-	}
-	fs.openQuotas()
 	return nil
 }
 

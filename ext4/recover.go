@@ -42,11 +42,7 @@ func (fs *FS) recover() error {
 	if j.Errno() != 0 {
 		fs.log.Warn("the journal was aborted by an error; run e2fsck", "error", syscall.Errno(j.Errno()))
 	}
-	if fs.readOnlyBecause() != "" || needed && fs.sb.Compat&disk.CompatFastCommit != 0 {
-		fs.roReason = fs.readOnlyBecause()
-		if fs.roReason == "" {
-			fs.roReason = "its journal may hold fast commits, which cannot be recovered yet; mount it once with the kernel"
-		}
+	if fs.roReason = fs.readOnlyBecause(); fs.roReason != "" {
 		if needed {
 			if err := fs.replay(j); err != nil {
 				return err
@@ -98,10 +94,30 @@ func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice) error {
 	fs.recovery.Needed = r.Dirty
 	fs.recovery.Blocks = r.Len()
 	fs.recovery.LastTID = r.EndTID - 1
-	if err := errors.Join(r.WriteHome(fs.base), j.Reset(log, r)); err != nil {
+	if err := r.WriteHome(fs.base); err != nil {
 		return err
 	}
-	return fs.reload()
+	if j.FastCommitArea() == nil {
+		return errors.Join(j.Reset(log, r), fs.reload())
+	}
+	if err := fs.reload(); err != nil {
+		return err
+	}
+	st, err := fs.loadFastCommits(j, r)
+	if err != nil {
+		return err
+	}
+	if st == nil {
+		return j.Reset(log, r)
+	}
+	if err := fs.recoverFastCommits(j, log, r, st); err != nil {
+		return err
+	}
+	fresh, err := fs.openJournal()
+	if err == nil {
+		*j = *fresh
+	}
+	return err
 }
 
 // reload looks again at everything that was known from before the journal was

@@ -106,6 +106,9 @@ func compareWritten(t *testing.T, kind string, img *testimage.Image) {
 	t.Helper()
 	ours, theirs := copyImage(t, img, ".ours"), copyImage(t, img, ".theirs")
 	fs := openWritable(t, ours)
+	if fast := strings.HasPrefix(img.Config.Name, "fastcommit"); fast != fs.Recovery().Fast {
+		t.Errorf("%s: recovered fast commits: %v", kind, !fast)
+	}
 	if why := fs.ReadOnlyReason(); why != "" {
 		t.Logf("%s: not recovered for writing, because %s", kind, why)
 		if err := fs.Close(); err != nil {
@@ -125,6 +128,11 @@ func compareWritten(t *testing.T, kind string, img *testimage.Image) {
 	}
 	if err := testimage.MountRW(t, theirs, "").Unmount(); err != nil {
 		t.Fatal(err)
+	}
+	if strings.HasPrefix(img.Config.Name, "fastcommit") {
+		// The kernel's replay leaves wrong link counts of directories, and does
+		// not count the blocks of new ones.
+		_ = testimage.Run("e2fsck", "-fy", theirs.Path)
 	}
 	tree := func(img *testimage.Image) (testimage.Manifest, statfs) {
 		m := testimage.MountRO(t, img, "")

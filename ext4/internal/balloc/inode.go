@@ -148,7 +148,6 @@ func (gs *Groups) initBlocks(tx buffer.Tx, g *group) error {
 // takeInode takes the first free inode of a loaded group that has one.
 func (gs *Groups) takeInode(tx buffer.Tx, g *group, dir bool) (uint32, error) {
 	per := gs.Geo.InodesPerGroup
-	d := g.desc
 	descs, err := gs.modifyDesc(tx, g)
 	if err != nil {
 		return 0, err
@@ -163,10 +162,23 @@ func (gs *Groups) takeInode(tx buffer.Tx, g *group, dir bool) (uint32, error) {
 	if index == per {
 		closeBitmap(b)
 		descs.Unpin()
-		err := groupErrorf(g.num, "%d inodes are free in the descriptor and none in the bitmap", d.FreeInodes)
+		err := groupErrorf(g.num, "%d inodes are free in the descriptor and none in the bitmap", g.desc.FreeInodes)
 		gs.setAside(g, gs.inodes, err)
 		return 0, err
 	}
+	if err := gs.markInode(tx, g, b, descs, index, dir); err != nil {
+		return 0, err
+	}
+	g.firstInode = index + 1
+	return gs.ino(g.num, index), nil
+}
+
+// markInode marks a free inode used, and makes sure that its block of the table
+// is initialised. b, locked, and descs are in the transaction, and are done with
+// afterwards.
+func (gs *Groups) markInode(tx buffer.Tx, g *group, b, descs *buffer.Buffer, index uint32, dir bool) error {
+	per := gs.Geo.InodesPerGroup
+	d := g.desc
 	used := gs.tableUsed(&d)
 	if index >= used && d.Flags&disk.GroupZeroed == 0 {
 		// The bitmap's lock is let go: one buffer at a time. The group's is held.
@@ -176,7 +188,7 @@ func (gs *Groups) takeInode(tx buffer.Tx, g *group, dir bool) (uint32, error) {
 		if err != nil {
 			closeBitmap(b)
 			descs.Unpin()
-			return 0, err
+			return err
 		}
 	}
 	disk.Bitmap(b.Data).SetRange(index, 1)
@@ -191,9 +203,8 @@ func (gs *Groups) takeInode(tx buffer.Tx, g *group, dir bool) (uint32, error) {
 	gs.sumInodes(&d, b)
 	closeBitmap(b)
 	gs.writeDesc(descs, g, d, 0)
-	g.firstInode = index + 1
 	gs.publishInodes(g)
-	return gs.ino(g.num, index), nil
+	return nil
 }
 
 // openInodeBitmap pins, locks and makes part of the transaction the inode

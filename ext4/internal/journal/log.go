@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -134,9 +135,48 @@ type stopReason struct {
 // Nothing is written before the first commit. The Log must be closed; it does
 // not close the devices.
 func (j *Journal) Start(home blockdev.Device, log LogDevice, cache *buffer.Cache, o WriterOptions) (*Log, error) {
-	switch {
-	case !j.Clean():
+	if !j.Clean() {
 		return nil, fmt.Errorf("the journal needs recovery before it can be written: %w", syscall.EBUSY)
+	}
+	l, err := j.newLog(home, log, cache, o)
+	if err != nil {
+		return nil, err
+	}
+	l.head = l.super.Head
+	if l.head < l.first || l.head >= l.last {
+		l.head = l.first
+	}
+	l.begin(l.super.Sequence+1, l.emptyRoom(), o)
+	return l, nil
+}
+
+// Resume is Start for a journal whose log, r, has been written home, but whose
+// fast commits have not. It goes on with the transaction that they belong to:
+// they count until that is durable, and never again. So what makes them part of
+// the filesystem must be in that one transaction. Until then the journal stays
+// dirty, with a log that holds nothing.
+func (j *Journal) Resume(home blockdev.Device, log LogDevice, cache *buffer.Cache, r *Replay, o WriterOptions) (*Log, error) {
+	l, err := j.newLog(home, log, cache, o)
+	if err != nil {
+		return nil, err
+	}
+	l.head = r.Head
+	l.super.Start, l.super.Sequence = r.Head, r.EndTID
+	// The log may now have another format, so the superblock is first.
+	if err := errors.Join(l.writeSuper(), log.Flush()); err != nil {
+		return nil, err
+	}
+	l.begin(r.EndTID, l.emptyRoom(), o)
+	return l, nil
+}
+
+// emptyRoom is how many blocks an empty log has. One stays free, so that a full log
+// does not look like an empty one.
+func (l *Log) emptyRoom() int64 { return int64(l.last-l.first) - 1 }
+
+// newLog makes a Log that has no transaction yet.
+func (j *Journal) newLog(home blockdev.Device, log LogDevice, cache *buffer.Cache, o WriterOptions) (*Log, error) {
+	switch {
 	case cache.BlockSize() != j.o.BlockSize:
 		return nil, fmt.Errorf("the journal has blocks of %d bytes, the cache of %d: %w", j.o.BlockSize, cache.BlockSize(), syscall.EINVAL)
 	case j.last-j.Superblock.First < minLogBlocks-1 && !o.anyLength:
@@ -165,12 +205,6 @@ func (j *Journal) Start(home blockdev.Device, log LogDevice, cache *buffer.Cache
 	l.super, l.raw, l.superAt = s, raw, at
 	l.layout = layoutOf(&s, j.o.BlockSize)
 	l.uuid, l.first, l.last = s.UUID, s.First, j.last
-	l.head = s.Head
-	if l.head < l.first || l.head >= l.last {
-		l.head = l.first
-	}
-	// One block stays free, so that a full log does not look like an empty one.
-	l.begin(s.Sequence+1, int64(l.last-l.first)-1, o)
 	return l, nil
 }
 
