@@ -49,6 +49,7 @@ var crashConfigs = []crashConfig{
 	{name: "orphanfile", args: "-t ext4 -b 1024 -J size=1 -O orphan_file -E orphan_file_size=2"},
 	{name: "quota", args: "-t ext4 -O quota -J size=4", owners: true},
 	{name: "quota-1k", args: "-t ext4 -b 1024 -O quota,project -E quotatype=usrquota:grpquota:prjquota -J size=1", owners: true},
+	{name: "fastcommit", args: "-t ext4 -b 1024 -J size=2 -O fast_commit"},
 	{name: "external", args: "-t ext4 -b 1024", extern: true},
 	{name: "inline", args: "-t ext4 -O inline_data -J size=4", tiny: 130},
 	{name: "inline1k", args: "-t ext4 -b 1024 -I 1024 -O inline_data,^metadata_csum -J size=1", tiny: 800},

@@ -41,6 +41,7 @@ func differentials() []testimage.Config {
 		foreign(shape("quota-1k", "ext4", "-b", "1024", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota")),
 		shape("orphanfile", "ext4", "-O", "orphan_file"),
 		shape("mmp", "ext4", "-O", "mmp"),
+		shape("fastcommit", "ext4", "-O", "fast_commit"),
 		shape("ext2-1k", "ext2", "-b", "1024", "-I", "128"),
 		shape("inlinedata", "ext4", "-O", "inline_data"),
 		shape("inlinedata-1k", "ext4", "-b", "1024", "-I", "1024", "-O", "inline_data,^metadata_csum"),
