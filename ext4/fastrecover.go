@@ -54,8 +54,8 @@ func (fs *FS) recoverFastCommits(j *journal.Journal, log journal.LogDevice, r *j
 		}
 		return &notWritableError{"its fast commits cannot be recovered", err}
 	}
-	if fs.sb.ROCompat&disk.ROCompatBigalloc != 0 {
-		return refuse(fmt.Errorf("the filesystem has bigalloc: %w", syscall.EOPNOTSUPP))
+	if names := (fs.sb.ROCompat & (disk.ROCompatBigalloc | disk.ROCompatQuota)).Names(); len(names) > 0 {
+		return refuse(fmt.Errorf("the filesystem has %s: %w", strings.Join(names, " and "), syscall.EOPNOTSUPP))
 	}
 	fs.findOrphans()
 	f := &fastRecovery{fs: fs, st: st, orphans: fs.orphans}

@@ -11,7 +11,8 @@
 // The package knows the format of the area and the kernel's rules. It must not
 // know how inodes, directories or extents are found on the disk: what it needs
 // to ask about the filesystem under the fast commits it asks through [Base],
-// and the engine lays the answers over what it reads from the disk.
+// and the engine lays the answers over what it reads from the disk, or makes
+// them true there.
 //
 // # The area
 //
