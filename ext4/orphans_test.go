@@ -364,3 +364,38 @@ func orphanSeed(t *testing.T, fs *ext4.FS, sb disk.Superblock) uint32 {
 	sums := sb.Checksums()
 	return sums.InodeSeed(sb.OrphanFileIno, 0) // mke2fs gives it generation 0
 }
+
+// TestHostileRecovery opens images for writing that were made to hurt whoever
+// recovers them. Each must end soon, writable or not.
+func TestHostileRecovery(t *testing.T) {
+	for name, build := range map[string]func(*testing.T) *evil{
+		"fast commit adds ..":             fastCommitName(".."),
+		"fast commit adds a zero":         fastCommitName("a\x00b"),
+		"fast commit adds a name":         fastCommitName("fine"),
+		"fast commits in long directory":  fastCommitsInLongDirectory,
+		"orphan of shared blocks":         orphanOfSharedIndirect,
+		"orphans that claim all space":    greedyOrphans,
+		"orphan file of everything":       hugeOrphanFile,
+		"log of one block for ever":       logOfOneBlock,
+		"log in the journal's last block": logBehindTheSign,
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := build(t)
+			dev := e.device()
+			dev.SetReadOnly(false)
+			var fs *ext4.FS
+			err := within(t, func() (err error) {
+				fs, err = ext4.Open(dev, ext4.Options{})
+				return err
+			})
+			if err != nil {
+				t.Logf("open: %v", err)
+				return
+			}
+			t.Logf("%d orphans, fast commits %v, read-only because %q", fs.Recovery().Orphans, fs.Recovery().Fast, fs.ReadOnlyReason())
+			if err := within(t, fs.Close); err != nil {
+				t.Logf("close: %v", err)
+			}
+		})
+	}
+}
