@@ -151,6 +151,8 @@ func (p *player) do(s step) (string, error) {
 	case "touch":
 		now := unix.Timespec{Nsec: unix.UTIME_NOW}
 		return "", unix.UtimesNanoAt(at, a, []unix.Timespec{now, now}, 0)
+	case "setflags":
+		return setFlagsTo(a, uint32(s.n)), nil
 	case "setxattr":
 		return "", unix.Lsetxattr(a, s.b, pattern(int(s.m), uint64(s.n)), s.flag)
 	case "setacl":
@@ -463,6 +465,14 @@ func (g *generator) step() step {
 		s.kind, s.a = "stat", g.any()
 	case 35:
 		s.kind, s.a = pick(g, "stat", "list"), g.dir()
+		if g.IntN(3) > 0 {
+			break
+		}
+		// Not files immutable: what was open before can be written, unlike on ext4.
+		s.kind, s.n = "setflags", pick[int64](g, 0, 0, 0, 0, flagImmutable, flagAppend, flagSync, flagDirsync, flagNodump, flagNoatime|flagNodump)
+		if g.IntN(2) == 0 {
+			s.a, s.n = g.path(), pick[int64](g, 0, 0, flagAppend, flagSync, flagNodump|flagNoatime, flagDirsync)
+		}
 	case 36:
 		s.kind, s.flag, s.n = "open", pick(g, 0, 0, unix.O_CREAT, unix.O_CREAT, unix.O_APPEND, unix.O_TRUNC), 0o666
 	case 37:

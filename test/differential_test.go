@@ -241,6 +241,7 @@ func (d *differential) compare(when string, players [2]*player, ours, theirs str
 func (d *differential) empty(image string) error {
 	dir, done := d.mountBox(image)
 	defer done()
+	clearFlags(filepath.Join(dir, top))
 	if err := os.RemoveAll(filepath.Join(dir, top)); err != nil {
 		return err
 	}

@@ -256,6 +256,31 @@ func prepareProtected(top string, flag uint32) error {
 	return err
 }
 
+// setFlagsTo sets those flags of a file that have nothing to do with how it is
+// stored, and says what came of it.
+func setFlagsTo(path string, flags uint32) string {
+	const choice = flagSync | flagImmutable | flagAppend | flagNodump | flagNoatime | flagDirsync
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err.Error()
+	}
+	defer unix.Close(fd)
+	old, _ := flagsOf(fd)
+	set := ioctl(fd, unix.FS_IOC_SETFLAGS, u32(old&^choice|flags, 8))
+	now, _ := flagsOf(fd)
+	return fmt.Sprintf("%s %#x", set, now&choice)
+}
+
+// clearFlags makes everything below a directory removable.
+func clearFlags(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && (d.IsDir() || d.Type().IsRegular()) {
+			setFlagsTo(path, 0)
+		}
+		return nil
+	})
+}
+
 // setFlags adds flags to those of a file.
 func setFlags(path string, flags uint32) error {
 	f, err := os.Open(path)
