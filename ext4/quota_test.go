@@ -632,3 +632,38 @@ func TestQuotaDamaged(t *testing.T) {
 		}
 	}
 }
+
+// TestQuotaValueInodes: large values of attributes, which are in inodes of their
+// own, count to the owners of the file.
+func TestQuotaValueInodes(t *testing.T) {
+	for _, args := range []string{"-t ext4 -b 4096 -O ea_inode,quota", "-t ext4 -b 1024 -O ea_inode,quota,project -E quotatype=usrquota:grpquota:prjquota"} {
+		img := quotaImage(t, args, 32<<20)
+		dev := must[blockdev.Device](t)(blockdev.Open(img, blockdev.Options{}))
+		fs := must[*ext4.FS](t)(ext4.Open(dev, ext4.Options{UserQuota: true}))
+		if why := fs.ReadOnlyReason(); why != "" {
+			fs.Close()
+			t.Skip("opened read-only because ", why)
+		}
+		value := bytes.Repeat([]byte("v"), 20000)
+		f := must[ext4.Ino](t)(fs.Create(ext4.RootIno, "f", ext4.NewNode{Mode: syscall.S_IFREG, UID: 7, GID: 8}))
+		g := must[ext4.Ino](t)(fs.Create(ext4.RootIno, "g", ext4.NewNode{Mode: syscall.S_IFREG, UID: 9}))
+		check := func(what string, err error, uid uint32, inodes uint64) {
+			t.Helper()
+			if q, e := fs.Quota(ext4.UserQuota, uid); err != nil || e != nil || q.Inodes != inodes {
+				t.Errorf("%s: %v; user %d has %+v, %v; want %d inodes", what, err, uid, q, e, inodes)
+			}
+			closeAndCheck(t, fs, img)
+			fs = openQuotaImage(t, img, ext4.Options{UserQuota: true})
+		}
+		check("set", fs.Setxattr(f, "user.a", value, 0), 7, 2)
+		check("set another", fs.Setxattr(f, "user.b", value, 0), 7, 3)
+		check("the same elsewhere", fs.Setxattr(g, "user.a", value, 0), 9, 2)
+		uid, gid := uint32(9), uint32(10)
+		check("chown", fs.SetAttr(f, ext4.Attr{UID: &uid, GID: &gid}), 9, 5)
+		check("replace", fs.Setxattr(f, "user.a", value[:9000], 0), 9, 5)
+		check("make small", fs.Setxattr(f, "user.a", value[:9], 0), 9, 4)
+		check("remove", fs.Removexattr(f, "user.b"), 9, 3)
+		check("unlink", fs.Unlink(ext4.RootIno, "g"), 9, 1)
+		closeAndCheck(t, fs, img)
+	}
+}
