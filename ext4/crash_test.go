@@ -37,6 +37,9 @@ type crashConfig struct {
 
 	discard bool
 	owners  bool // files have various; the kernel of the test may not write that
+
+	prepare string // a request of debugfs
+	foreign bool   // the kernel of the test may not write such a filesystem
 }
 
 var crashConfigs = []crashConfig{
@@ -50,6 +53,8 @@ var crashConfigs = []crashConfig{
 	{name: "quota", args: "-t ext4 -O quota -J size=4", owners: true},
 	{name: "quota-1k", args: "-t ext4 -b 1024 -O quota,project -E quotatype=usrquota:grpquota:prjquota -J size=1", owners: true},
 	{name: "fastcommit", args: "-t ext4 -b 1024 -J size=2 -O fast_commit"},
+	{name: "casefold", args: "-t ext4 -b 1024 -O casefold -E encoding=utf8 -J size=1", prepare: "sif / flags 0x40080000", foreign: true},
+	{name: "features", args: "-t ext4 -O encrypt,stable_inodes,metadata_csum_seed,large_dir,sparse_super2,^resize_inode -E packed_meta_blocks=1 -J size=4"},
 	{name: "external", args: "-t ext4 -b 1024", extern: true},
 	{name: "inline", args: "-t ext4 -O inline_data -J size=4", tiny: 130},
 	{name: "inline1k", args: "-t ext4 -b 1024 -I 1024 -O inline_data,^metadata_csum -J size=1", tiny: 800},
@@ -118,6 +123,11 @@ func newCrashRig(t *testing.T, c crashConfig) *crashRig {
 		mke2fs(t, img, size, args...)
 	} else {
 		mke2fs(t, img, size, args...)
+	}
+	if c.prepare != "" {
+		if out, err := exec.Command("debugfs", "-w", "-R", c.prepare, img).CombinedOutput(); err != nil {
+			t.Fatalf("debugfs: %v\n%s", err, out)
+		}
 	}
 	mem, err := blocktest.LoadMem(img)
 	if err != nil {
@@ -289,7 +299,7 @@ func (r *crashRig) examine(t *testing.T, img, journal *blocktest.Mem, cut int64,
 	if err != nil {
 		return err
 	}
-	if (r.checked%3 == 0 || !decided) && os.Geteuid() == 0 && !r.config.owners {
+	if (r.checked%3 == 0 || !decided) && os.Geteuid() == 0 && !r.config.owners && !r.config.foreign {
 		return r.byKernel(t, crashed, clone(journal), cut)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -102,13 +103,14 @@ func (fs *FS) findEncrypted(in *inode, name string) (ino Ino, stored string, rea
 	}
 	shown := decoded[nokeyHash:]
 	b, blocks := d.(*dirent.Dir)
-	switch {
-	case len(shown) <= cipherShown:
-		stored = string(shown)
-		found, err = d.Lookup(stored)
-	case blocks:
+	if len(shown) <= cipherShown {
+		found, err = d.Lookup(string(shown))
+		return Ino(found), string(shown), fs.scanned(d), err
+	}
+	if blocks {
 		found, stored, err = b.Find(binary.LittleEndian.Uint32(decoded), func(cipher []byte) bool { return cipherMatches(shown, cipher) })
-	default:
+	}
+	if !blocks || errors.Is(err, syscall.ENOENT) { // the index may use another hash than the name shows
 		err = d.Read(0, func(e dirent.Entry) bool {
 			if !dotName(e.Name) && cipherMatches(shown, e.Name) {
 				found, stored = e.Ino, string(e.Name)
