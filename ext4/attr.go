@@ -160,6 +160,14 @@ func (fs *FS) Fsync(ino Ino) error {
 	if err != nil {
 		return err
 	}
+	if in.accessed {
+		in.mu.RUnlock()
+		err := fs.storeTime(in)
+		if in.mu.RLock(); err != nil {
+			in.runlock()
+			return err
+		}
+	}
 	tid, dirty := in.tid, in.dirty
 	in.runlock()
 	if !dirty {
@@ -173,7 +181,7 @@ func (fs *FS) Sync() error {
 	if fs.w == nil {
 		return nil
 	}
-	return fs.w.log.Sync()
+	return errors.Join(fs.storeTimes(), fs.w.log.Sync())
 }
 
 // KillPriv takes away what a file loses when somebody writes to it: its

@@ -51,6 +51,14 @@ type Options struct {
 	// power, as barrier=0 does.
 	NoBarrier bool
 
+	// Atime says when an access that [FS.Accessed] is told of changes the access
+	// time; NoDirAtime excepts directories. With LazyTime access times are
+	// written only with another change of the inode, by Fsync, Sync and Close, and
+	// after half a day.
+	Atime      AtimeMode
+	NoDirAtime bool
+	LazyTime   bool
+
 	// MountPoint is the directory on which the filesystem is about to be mounted,
 	// for the superblock. What has more than 63 bytes is not recorded.
 	MountPoint string

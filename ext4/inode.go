@@ -60,6 +60,7 @@ type inode struct {
 	seq       uint64 // of the mapping
 	tid       uint32 // last transaction that changed the inode
 	dirty     bool   // tid says something
+	accessed  bool   // Atime is not on disk yet
 	quota     charges
 }
 

@@ -187,6 +187,7 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 // closeWriter commits everything, brings it home and marks the filesystem clean.
 func (fs *FS) closeWriter() error {
 	w := fs.w
+	fs.closeTimes()
 	w.damage.stop()
 	defer w.discards.close()
 	if fs.down.Load() {

@@ -29,6 +29,7 @@ type writer struct {
 
 	super      superblock
 	damage     damage
+	times      accessTimes
 	written    atomic.Uint64 // bytes of file data
 	orphans    orphanList
 	orphanFile *orphanFile
@@ -169,7 +170,7 @@ func (fs *FS) store(tx buffer.Tx, in *inode) error {
 	if fs.geo.InodeSize == disk.InodeSizeOld { // has whole seconds
 		in.Atime.Nsec, in.Mtime.Nsec, in.Ctime.Nsec = 0, 0, 0
 	}
-	in.tid, in.dirty = tx.TID(), true
+	in.tid, in.dirty, in.accessed = tx.TID(), true, false
 	if err := fs.charge(tx, in); err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ type Options struct {
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's
 	Debug      bool   // log more
 
+	DataJournal bool // data=journal, which only a mount for reading can have
+
 	Ext4 Ext4Options
 
 	// Ignored are the options that were understood and that have no effect

@@ -59,11 +59,11 @@ func TestParseOptions(t *testing.T) {
 }
 
 func TestParseOptionsIgnored(t *testing.T) {
-	o, err := ParseOptions([]string{"data=ordered", "ro,nodelalloc,usrjquota="}, false)
+	o, err := ParseOptions([]string{"data_err=abort", "ro,nodelalloc,usrjquota="}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"data=ordered", "nodelalloc", "usrjquota="}
+	want := []string{"data_err=abort", "nodelalloc", "usrjquota="}
 	if !slices.Equal(o.Ignored, want) {
 		t.Errorf("ignored: %q, want %q", o.Ignored, want)
 	}
@@ -72,6 +72,7 @@ func TestParseOptionsIgnored(t *testing.T) {
 func TestParseOptionsRefused(t *testing.T) {
 	for list, want := range map[string]string{
 		"ro,frobnicate":   `unknown mount option "frobnicate"`,
+		"data=maybe":      `"data" cannot be "maybe"`,
 		"errors=retry":    `"errors" cannot be "retry"`,
 		"uid=5":           `unknown mount option "uid"`,
 		"ro=1":            `"ro" takes no value`,

@@ -179,6 +179,11 @@ var options = map[string]option{
 		return nil
 	}},
 
+	// Data is always ordered, which is what writeback allows as well.
+	"data": {arg: required, values: []string{"ordered", "writeback", "journal"}, apply: func(o *Options, v string) error {
+		o.DataJournal = v == "journal"
+		return nil
+	}},
 	"errors": {arg: required, values: []string{"continue", "remount-ro", "panic"}, apply: func(o *Options, v string) error {
 		o.Ext4.Errors = v
 		return nil
@@ -201,7 +206,6 @@ var options = map[string]option{
 
 	// ext4's own that steer how the kernel writes. Here they change nothing: data
 	// is always ordered.
-	"data":     quietOneOf("ordered", "writeback", "journal"),
 	"data_err": quietOneOf("ignore", "abort"),
 	"delalloc": quiet(), "nodelalloc": quiet(),
 	"journal_checksum": quiet(), "nojournal_checksum": quiet(),

@@ -96,6 +96,7 @@ func (s *Server) Readlink(r *fuse.Request, buf []byte) (int, syscall.Errno) {
 	if len(target) > len(buf) {
 		return 0, syscall.ENAMETOOLONG
 	}
+	s.accessed(r, 0, true)
 	return copy(buf, target), 0
 }
 

@@ -113,6 +113,7 @@ func (s *Server) list(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer, add f
 	err := s.fs.ReadDir(inode(r.NodeID), int64(in.Offset), func(e ext4.Dirent) bool {
 		return add(&e) && !r.Interrupted()
 	})
+	s.accessed(r, in.Flags, err == nil || d.Len() > 0)
 	if err != nil && d.Len() > 0 {
 		return 0 // what was read counts; the error comes with the next request
 	}

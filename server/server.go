@@ -9,6 +9,8 @@ import (
 
 	"ext4box/ext4"
 	"ext4box/fuse"
+
+	"golang.org/x/sys/unix"
 )
 
 // rootNode is the nodeid of the root directory.
@@ -165,7 +167,16 @@ func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscal
 	if err != nil && err != io.EOF {
 		return 0, s.errno(r, err)
 	}
+	s.accessed(r, in.Flags, n > 0)
 	return n, 0
+}
+
+// accessed changes the access time of what was read, as the kernel does for
+// other file systems. Of FUSE it knows that it has to ask for the time again.
+func (s *Server) accessed(r *fuse.Request, flags uint32, any bool) {
+	if any && flags&unix.O_NOATIME == 0 {
+		s.fs.Accessed(inode(r.NodeID))
+	}
 }
 
 // Lseek finds data and holes. EBUSY: too many ask at once for files that are

@@ -238,6 +238,7 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 		part := buf[:min(uint64(len(buf)), in.Len-done)]
 		n, err := s.fs.ReadAt(inode(r.NodeID), part, int64(in.OffIn+done))
 		end := errors.Is(err, io.EOF)
+		s.accessed(r, 0, n > 0)
 		if err == nil || end {
 			n, err = s.write(r, inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
 		}

@@ -75,6 +75,8 @@ func newMountHelperCommand() *cobra.Command {
 	return cmd
 }
 
+var errDataJournal = errors.New("mount option \"data=journal\": file data is not written through the journal; use data=ordered, which is the default")
+
 // mountImage is the unboxed half of a mount: it opens, mounts and hands over, and
 // reads nothing of the image.
 func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
@@ -89,6 +91,9 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	opts.Debug = opts.Debug || o.debug
 	if o.readOnly {
 		opts.Flags |= unix.MS_RDONLY
+	}
+	if opts.DataJournal && !opts.ReadOnly() {
+		return &mount.Error{Status: mount.StatusUsage, Err: errDataJournal}
 	}
 	o.image.merge(&opts.Ext4)
 

@@ -66,6 +66,9 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	}
 	opts := o.engine(journal)
 	opts.Logger = r.NewLogger()
+	opts.Atime = atimeMode(r.Options.Flags)
+	opts.NoDirAtime = r.Options.Flags&unix.MS_NODIRATIME != 0
+	opts.LazyTime = r.Options.Flags&unix.MS_LAZYTIME != 0
 	opts.Panic = func(cause error) {
 		opts.Logger.Error("the server ends, as errors=panic says; run e2fsck and mount again", "source", r.Source, "error", cause)
 		os.Exit(mount.StatusFailed)
@@ -75,6 +78,17 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 		return nil, mountError(fmt.Errorf("%s: %w", r.Source, err))
 	}
 	return &service{fs, r, sync.OnceValue(fs.Close)}, nil
+}
+
+// atimeMode is what mount(2) makes of its flags.
+func atimeMode(flags uintptr) ext4.AtimeMode {
+	switch {
+	case flags&unix.MS_NOATIME != 0:
+		return ext4.AtimeNever
+	case flags&unix.MS_STRICTATIME != 0:
+		return ext4.AtimeStrict
+	}
+	return ext4.AtimeRelative
 }
 
 func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {

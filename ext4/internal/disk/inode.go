@@ -101,6 +101,11 @@ type Timestamp struct {
 	Nsec uint32
 }
 
+// Before tells whether t is earlier than u.
+func (t Timestamp) Before(u Timestamp) bool {
+	return t.Sec < u.Sec || t.Sec == u.Sec && t.Nsec < u.Nsec
+}
+
 // DecodeInode reads an inode from b, whose length is the inode size of the
 // filesystem: 128, or a larger power of two. hurd says that the Hurd made the
 // filesystem, in which case the OS-dependent fields are left out.
