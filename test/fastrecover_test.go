@@ -374,3 +374,64 @@ func (w *fastWork) step() error {
 	}
 	return w.sync()
 }
+
+// TestFastCommitEach recovers one operation at a time on what was there before:
+// each gives back blocks or names that are in use on the disk.
+func TestFastCommitEach(t *testing.T) {
+	requireMounting(t)
+	img := testimage.Build(t, t.TempDir(), testimage.Config{
+		Name: "fastcommit-each", Size: 32 << 20, Args: []string{"-t", "ext4", "-b", "1024", "-O", "fast_commit"}, Level: testimage.Small,
+	})
+	m := testimage.MountRW(t, img, "commit=900")
+	defer m.Unmount()
+	w := &fastWork{dir: m.Dir, rng: rand.New(rand.NewPCG(3, 3))}
+	for name, op := range map[string]func(name string) error{
+		"truncate": func(name string) error {
+			return w.change(name, 0, func(f *os.File) error { return f.Truncate(3000) })
+		},
+		"punch": func(name string) error {
+			return w.change(name, 0, func(f *os.File) error {
+				return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 20480, 30720)
+			})
+		},
+		"unlink": func(name string) error { return os.Remove(w.path(name)) },
+		"rmdir":  func(name string) error { return os.Remove(w.path(name + "-dir")) },
+		"mkdir":  func(name string) error { return os.Mkdir(w.path(name+"-dir/new"), 0o755) },
+		"rename": func(name string) error { return os.Rename(w.path(name), w.path(name+"-dir/moved")) },
+	} {
+		file := "each-" + name
+		if err := os.Mkdir(w.path(file+"-dir"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.change(file, os.O_CREATE, func(f *os.File) error {
+			_, err := f.Write(make([]byte, 100000))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := syncFS(m.Dir); err != nil {
+			t.Fatal(err)
+		}
+		before := fastCommits(t, m)
+		if err := op(file); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := w.sync(); err != nil {
+			t.Fatal(err)
+		}
+		if fastCommits(t, m) == before {
+			t.Logf("%s: the kernel makes a full commit", name)
+		}
+		want := walkMount(t, m.Dir)
+		crashed := copyImage(t, img, "."+name)
+		fs := openWritable(t, crashed)
+		compareTree(t, name, fs, want, testimage.Ignore{"Map"})
+		t.Logf("%s: fast commits recovered: %v", name, fs.Recovery().Fast)
+		if err := fs.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := testimage.Run("e2fsck", "-fn", crashed.Path); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
