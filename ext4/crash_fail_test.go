@@ -81,7 +81,7 @@ func isIO(err error) error {
 func TestCrashFailingDevice(t *testing.T) {
 	const operations = 120
 	for _, c := range crashConfigs {
-		if !slices.Contains([]string{"ext4", "1k", "ext3", "external", "quota-1k"}, c.name) {
+		if !slices.Contains([]string{"ext4", "1k", "ext3", "external", "quota-1k", "bigalloc-1k"}, c.name) {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {

@@ -58,6 +58,9 @@ var crashConfigs = []crashConfig{
 	{name: "external", args: "-t ext4 -b 1024", extern: true},
 	{name: "inline", args: "-t ext4 -O inline_data -J size=4", tiny: 130},
 	{name: "inline1k", args: "-t ext4 -b 1024 -I 1024 -O inline_data,^metadata_csum -J size=1", tiny: 800},
+	{name: "bigalloc", args: "-t ext4 -O bigalloc -J size=4", size: 96 << 20},
+	{name: "bigalloc-1k", args: "-t ext4 -b 1024 -O bigalloc -C 4096 -J size=1", size: 32 << 20},
+	{name: "bigalloc-1k-16k", args: "-t ext4 -b 1024 -O bigalloc,^metadata_csum,^64bit -C 16384 -J size=1", size: 48 << 20},
 }
 
 // crashRig is a filesystem whose devices are recorded.
@@ -481,7 +484,8 @@ func TestCrashScripts(t *testing.T) {
 // TestCrashUnlogged: without a journal a commit that is done is durable, and a
 // crash in the middle of one leaves what e2fsck can repair.
 func TestCrashUnlogged(t *testing.T) {
-	for _, c := range []crashConfig{{name: "nojournal", args: "-t ext4 -O ^has_journal"}, {name: "ext2", args: "-t ext2 -b 1024"}} {
+	for _, c := range []crashConfig{{name: "nojournal", args: "-t ext4 -O ^has_journal"}, {name: "ext2", args: "-t ext2 -b 1024"},
+		{name: "bigalloc", args: "-t ext4 -b 1024 -O ^has_journal,bigalloc -C 8192", size: 48 << 20}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := newCrashRig(t, c)

@@ -330,11 +330,11 @@ func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, att
 // abandon takes back an inode that could not be completed.
 func (fs *FS) abandon(tx *journal.Handle, in *inode) error {
 	var err error
-	if in.hasBlockMap() {
-		m := fs.blockMap(in)
-		err = m.Remove(tx, nodeAllocator{fs, in}, 0, extent.MaxBlocks, func(start, n uint64) error {
-			return fs.freeData(tx, in, start, n)
-		})
+	for run := (extent.Run{}); in.hasBlockMap() && err == nil; {
+		if run, err = fs.firstMapped(in, 0, extent.MaxBlocks); err != nil || run.State == extent.Hole {
+			break
+		}
+		_, err = fs.unmap(tx, in, run.Block, run.End(), run)
 	}
 	err = errors.Join(err, fs.dropXattrBlock(tx, in))
 	err = errors.Join(err, fs.discharge(tx, in))
@@ -369,22 +369,34 @@ func (fs *FS) growDir(tx *journal.Handle, in *inode, d *dirent.Dir) dirent.Grow 
 
 // allocMapped allocates one block of metadata and maps it in the inode.
 func (fs *FS) allocMapped(tx buffer.Tx, in *inode, m *extent.Map, blk uint64) (uint64, error) {
-	if _, err := fs.afford(in, 1, 0); err != nil {
+	at, err := fs.implied(in, blk)
+	if err != nil {
 		return 0, err
 	}
-	goal, merge := fs.goal(in, blk)
-	run, err := fs.w.groups.Allocate(tx, balloc.Request{
-		Goal: goal, Merge: merge, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode), Pool: in.quota.exempt,
-	})
+	var run balloc.Run
+	if at == 0 {
+		if _, err := fs.afford(in, fs.perCluster(), 0); err != nil {
+			return 0, err
+		}
+		first := fs.clusterStart(blk)
+		goal, merge := fs.goal(in, first)
+		run, err = fs.w.groups.Allocate(tx, balloc.Request{
+			Goal: goal, Merge: merge, Want: 1, Metadata: true, Root: fs.privileged(&in.Inode), Pool: in.quota.exempt,
+		})
+		if err != nil {
+			fs.settle(in)
+			return 0, err
+		}
+		at = run.Start + blk - first
+	}
+	err = m.Insert(tx, nodeAllocator{fs, in}, extent.Run{Block: blk, Len: 1, Start: at, State: extent.Written})
 	if err != nil {
-		fs.settle(in)
+		if run.Len > 0 {
+			err = errors.Join(err, fs.w.groups.Free(tx, run.Start, uint64(run.Len), 0))
+		}
 		return 0, err
 	}
-	err = m.Insert(tx, nodeAllocator{fs, in}, extent.Run{Block: blk, Len: 1, Start: run.Start, State: extent.Written})
-	if err != nil {
-		return 0, errors.Join(err, fs.w.groups.Free(tx, run.Start, 1, 0))
-	}
-	return run.Start, fs.addBlocks(in, 1)
+	return at, fs.addBlocks(in, int64(run.Len))
 }
 
 // fillSymlink writes a target that is too long for the inode. It is metadata: it

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"syscall"
 
-	"ext4box/ext4/internal/balloc"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/journal"
@@ -140,23 +139,10 @@ func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
 // allocUnwritten backs the start of a hole with unwritten blocks, and tells with
 // how many.
 func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
-	want, err := fs.afford(in, hole.Len, 0)
+	run, err := fs.place(in, hole, false)
 	if err != nil {
 		return 0, err
 	}
-	goal, merge := fs.goal(in, hole.Block)
-	var got balloc.Run
-	err = fs.retrying(func() (err error) {
-		got, err = fs.w.groups.Reserve(balloc.Request{
-			Goal: goal, Merge: merge, Want: uint32(want), Root: fs.privileged(&in.Inode),
-		})
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	run := extent.Run{Block: hole.Block, Len: uint64(got.Len), Start: got.Start}
-	in.pending = append(in.pending, run)
 	credits, revokes := fs.creditsClaim(in, run)
 	err = fs.transact(credits, revokes, func(tx *journal.Handle) error {
 		if err := fs.claim(tx, in, run, extent.Unwritten); err != nil {
@@ -217,9 +203,9 @@ func (fs *FS) zeroOut(in *inode, off, n uint64, keep bool) error {
 	return fs.preallocate(in, off, n, keep)
 }
 
-// collapse takes a range of whole blocks out of a file.
+// collapse takes a range of whole clusters out of a file.
 func (fs *FS) collapse(in *inode, off, n uint64) error {
-	mask := uint64(fs.geo.BlockSize) - 1
+	mask := fs.perCluster()<<fs.geo.BlockBits - 1
 	switch {
 	case in.Flags&disk.FlagExtents == 0:
 		return syscall.EOPNOTSUPP
@@ -233,9 +219,9 @@ func (fs *FS) collapse(in *inode, off, n uint64) error {
 	return fs.shift(in, lo+d, -int64(d), in.size-n)
 }
 
-// insert puts a hole of whole blocks into a file.
+// insert puts a hole of whole clusters into a file.
 func (fs *FS) insert(in *inode, off, n uint64) error {
-	mask := uint64(fs.geo.BlockSize) - 1
+	mask := fs.perCluster()<<fs.geo.BlockBits - 1
 	switch {
 	case in.Flags&disk.FlagExtents == 0:
 		return syscall.EOPNOTSUPP

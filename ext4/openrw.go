@@ -32,6 +32,8 @@ func (fs *FS) readOnlyBecause() string {
 		return "a backup superblock is in use"
 	case fs.sb.RevLevel == disk.RevGood:
 		return "it has no features, and nowhere to note what changes"
+	case fs.geo.ClusterBits > 0 && (fs.sb.Incompat&disk.IncompatExtents == 0 || fs.geo.FirstDataBlock != 0):
+		return "it has clusters and lacks what they depend on"
 	case fs.sb.CreatorOS == disk.CreatorHurd:
 		return "the Hurd made it"
 	}
@@ -110,7 +112,7 @@ func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.
 	}
 	w.groups = balloc.New(balloc.Config{
 		Cache: fs.blks, Geo: &fs.geo, Sums: &fs.sums, Super: &fs.sb, SuperBlock: fs.superBlock,
-		Pool: min(fs.geo.BlocksCount/50, maxReservedClusters), Protected: runs,
+		Pool: fs.pool(), Protected: runs,
 		OnCorrupt: func(group uint32, err error) {
 			fs.log.Error("block group set aside", "group", group, "error", err)
 			fs.found("block_group", 0, fs.geo.GroupFirstBlock(group), err)
@@ -208,7 +210,7 @@ func (fs *FS) closeWriter() error {
 	}
 	clusters, inodes := w.groups.Delta()
 	totals := balloc.Totals{
-		FreeClusters: uint64(int64(fs.sb.FreeBlocks) + clusters),
+		FreeClusters: uint64(int64(fs.sb.FreeBlocks>>fs.geo.ClusterBits) + clusters),
 		FreeInodes:   uint64(int64(fs.sb.FreeInodes) + inodes),
 	}
 	if fs.recovery.Needed {
@@ -217,7 +219,7 @@ func (fs *FS) closeWriter() error {
 		totals, err = t, errors.Join(err, e)
 	}
 	return errors.Join(err, fs.writeSuper(func(sb *disk.Superblock) {
-		sb.FreeBlocks = totals.FreeClusters
+		sb.FreeBlocks = totals.FreeClusters << fs.geo.ClusterBits
 		sb.FreeInodes = uint32(totals.FreeInodes)
 		fs.noteClosed(sb)
 		if w.orphanFile.empty() {

@@ -353,12 +353,10 @@ func plus(n uint64, d int64) uint64 {
 	return n + uint64(d)
 }
 
-// heldFor is what is to be reserved for an inode: its pending blocks.
+// heldFor is what is to be reserved for an inode: what its pending blocks take.
 func (fs *FS) heldFor(in *inode) (u usage) {
 	if fs.w.enforcing {
-		for _, p := range in.pending {
-			u.space += p.Len << fs.geo.BlockBits
-		}
+		u.space = fs.pendingClusters(in) << fs.geo.BlockBits
 	}
 	return u
 }

@@ -40,6 +40,7 @@ func fsck(t *testing.T, img string) {
 func TestWriteSmoke(t *testing.T) {
 	for _, args := range [][]string{
 		{"-t", "ext4"}, {"-t", "ext4", "-b", "1024"}, {"-t", "ext3"}, {"-t", "ext2"}, {"-t", "ext4", "-O", "^has_journal"}, {"-t", "ext4", "-O", "^metadata_csum,uninit_bg"},
+		{"-t", "ext4", "-O", "bigalloc"}, {"-t", "ext4", "-b", "1024", "-O", "bigalloc,^metadata_csum", "-C", "8192"},
 	} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			img := filepath.Join(t.TempDir(), "a.img")

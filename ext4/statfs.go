@@ -24,6 +24,11 @@ type Statfs struct {
 // cannot run out of space for its metadata: this, or 2% of the filesystem.
 const maxReservedClusters = 4096
 
+// pool is the number of blocks that are held back.
+func (fs *FS) pool() uint64 {
+	return min(fs.geo.BlocksCount>>fs.geo.ClusterBits/50, maxReservedClusters) << fs.geo.ClusterBits
+}
+
 // freeSpace is what the group descriptors say in sum.
 type freeSpace struct {
 	clusters uint64
@@ -76,7 +81,7 @@ func (fs *FS) Statfs() (Statfs, error) {
 	}
 	reserved := min(fs.sb.ReservedBlocks, fs.geo.BlocksCount)
 	if fs.sb.Incompat&disk.IncompatExtents != 0 {
-		reserved += min(fs.geo.BlocksCount>>fs.geo.ClusterBits/50, maxReservedClusters) << fs.geo.ClusterBits
+		reserved += fs.pool()
 	}
 	s.BlocksAvail = s.BlocksFree - min(reserved, s.BlocksFree)
 	return s, nil

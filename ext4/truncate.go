@@ -114,7 +114,7 @@ func (fs *FS) nothingBeyond(in *inode) bool {
 // freeFrom frees all blocks of an inode from blk on, in as many transactions as
 // it takes. io and mu are held, so what is pending is nobody's any longer.
 func (fs *FS) freeFrom(in *inode, blk uint64) error {
-	fs.dropPending(in, blk, extent.MaxBlocks)
+	fs.dropPending(in, fs.clusterStart(blk), extent.MaxBlocks)
 	in.prealloc.Discard(fs.w.groups)
 	return fs.freeRange(in, blk, extent.MaxBlocks)
 }
@@ -132,6 +132,9 @@ func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
 			hi = max(run.Block, lo)
 			continue
 		}
+		if err := fs.checkClusters(in, run); err != nil {
+			return err
+		}
 		// A step that is small enough for the smallest journal.
 		step := 2 * uint64(fs.geo.BlocksPerGroup)
 		if !in.IsReg() {
@@ -140,9 +143,7 @@ func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
 		from := max(run.Block, lo, hi-min(step, hi))
 		blocks, revokes := fs.creditsRemove(in, hi-from)
 		err = fs.transact(blocks, revokes, func(tx *journal.Handle) error {
-			hi, err = m.RemoveStep(tx, nodeAllocator{fs, in}, from, hi, 1, func(start, n uint64) error {
-				return fs.freeData(tx, in, start, n)
-			})
+			hi, err = fs.unmap(tx, in, from, hi, run)
 			return errors.Join(err, fs.store(tx, in))
 		})
 		if err != nil {
@@ -152,16 +153,32 @@ func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
 	return nil
 }
 
-// freeData frees blocks that an inode mapped.
-func (fs *FS) freeData(tx *journal.Handle, in *inode, start, n uint64) error {
-	flags := balloc.FreeFlags(0)
-	if !in.IsReg() {
-		flags = balloc.FreeForget // directories and links are metadata
-	}
-	if err := fs.w.groups.Free(tx, start, n, flags); err != nil {
+// unmap frees the end of the blocks [lo, hi) of an inode, which are a part of
+// run, and tells where it began.
+func (fs *FS) unmap(tx *journal.Handle, in *inode, lo, hi uint64, run extent.Run) (rest uint64, err error) {
+	m := fs.blockMap(in)
+	return m.RemoveStep(tx, nodeAllocator{fs, in}, lo, hi, 1, func(start, n uint64) error {
+		return fs.freeData(tx, in, extent.Run{Block: run.Block + start - run.Start, Len: n, Start: start, State: run.State})
+	})
+}
+
+// freeData frees blocks that an inode has mapped until now.
+func (fs *FS) freeData(tx *journal.Handle, in *inode, run extent.Run) error {
+	start, n, err := fs.ownClusters(in, run, nil)
+	if err != nil {
 		return err
 	}
-	return fs.addBlocks(in, -int64(n))
+	if n > 0 {
+		if err := errors.Join(fs.w.groups.Free(tx, start, n, 0), fs.addBlocks(in, -int64(n))); err != nil {
+			return err
+		}
+	}
+	if !in.IsReg() { // directories and links are metadata
+		for i := range run.Len {
+			tx.Forget(run.Start + i)
+		}
+	}
+	return nil
 }
 
 // creditsRemove is what removing a run of blocks from a map takes, the inode

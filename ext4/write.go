@@ -54,24 +54,11 @@ func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 			run.Clip(blk, p.Block)
 		}
 	}
-	want, err := fs.afford(in, min(run.Len, extentMax), 0)
+	run.Clip(blk, min(run.End(), blk+extentMax))
+	p, err := fs.place(in, run, off+n > in.size && end<<fs.geo.BlockBits >= in.size)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
-	goal, merge := fs.goal(in, blk)
-	var got balloc.Run
-	err = fs.retrying(func() (err error) {
-		got, err = in.prealloc.Reserve(fs.w.groups, balloc.Request{
-			Goal: goal, Merge: merge, Want: uint32(want), Root: fs.privileged(&in.Inode),
-			Append: off+n > in.size && end<<fs.geo.BlockBits >= in.size,
-		})
-		return err
-	})
-	if err != nil {
-		return iomap.Mapping{}, err
-	}
-	p := pendingRun{Block: blk, Len: uint64(got.Len), Start: got.Start, State: extent.Unwritten}
-	in.pending = append(in.pending, p)
 	in.seq++
 	m := fs.toMapping(in, p)
 	m.Flags |= iomap.New
@@ -158,18 +145,27 @@ func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
 	return nil
 }
 
-// claim makes a reserved run part of the file's map. On error it is as before.
+// claim makes a pending run part of the file's map. If it does not fit into that
+// all is as before.
 func (fs *FS) claim(tx *journal.Handle, in *inode, run extent.Run, state extent.State) error {
-	if err := fs.w.groups.Claim(tx, balloc.Run{Start: run.Start, Len: uint32(run.Len)}); err != nil {
+	start, n, err := fs.ownClusters(in, run, nil)
+	if err != nil {
 		return err
 	}
-	fs.forgetPending(in, run.Block, run.End())
 	m := fs.blockMap(in)
 	run.State = state
 	if err := m.Insert(tx, nodeAllocator{fs, in}, run); err != nil {
-		return errors.Join(err, fs.w.groups.Free(tx, run.Start, run.Len, 0))
+		return err
 	}
-	return fs.addBlocks(in, int64(run.Len))
+	fs.forgetPending(in, run.Block, run.End())
+	if n == 0 {
+		return nil
+	}
+	// This fails only where it cannot go on: for a bitmap that is damaged.
+	if err := fs.w.groups.Claim(tx, balloc.Run{Start: start, Len: uint32(n)}); err != nil {
+		return err
+	}
+	return fs.addBlocks(in, int64(n))
 }
 
 // creditsClaim is what making a reserved run part of a file takes, the inode
@@ -205,16 +201,20 @@ func (fs *FS) forgetPending(in *inode, lo, hi uint64) {
 
 // dropPending gives back what is pending of the blocks [lo, hi).
 func (fs *FS) dropPending(in *inode, lo, hi uint64) {
-	for _, p := range in.pending {
-		if p.End() <= lo || p.Block >= hi {
-			continue
+	for {
+		p := firstPending(in.pending, lo, hi)
+		if p.State == extent.Hole {
+			return
 		}
-		p.Clip(max(p.Block, lo), min(p.End(), hi))
-		if err := fs.w.groups.Release(balloc.Run{Start: p.Start, Len: uint32(p.Len)}); err != nil {
+		fs.forgetPending(in, p.Block, p.End())
+		start, n, err := fs.ownClusters(in, p, in.pending)
+		if err == nil && n > 0 {
+			err = fs.w.groups.Release(balloc.Run{Start: start, Len: uint32(n)})
+		}
+		if err != nil {
 			fs.log.Error("release reserved blocks", "inode", in.ino, "error", err)
 		}
 	}
-	fs.forgetPending(in, lo, hi)
 }
 
 // End says that the write for which Begin gave a mapping is over. What it

@@ -257,29 +257,23 @@ func (a nodeAllocator) AllocNode(tx buffer.Tx, goal uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return run.Start, a.fs.addBlocks(a.in, 1)
+	return run.Start, a.fs.addBlocks(a.in, int64(run.Len))
 }
 
 // FreeNode gives a block of metadata back.
 func (a nodeAllocator) FreeNode(tx buffer.Tx, blk uint64) error {
-	if err := a.fs.w.groups.Free(tx, blk, 1, balloc.FreeForget); err != nil {
+	if err := a.fs.freeMeta(tx, blk); err != nil {
 		return err
 	}
-	return a.fs.addBlocks(a.in, -1)
+	return a.fs.addBlocks(a.in, -int64(a.fs.perCluster()))
 }
 
 // goal is where a block of the inode is best put: behind the block before it,
 // or in the group of the inode.
 func (fs *FS) goal(in *inode, blk uint64) (goal uint64, merge bool) {
 	if blk > 0 && !in.inline() {
-		m := fs.blockMap(in)
-		if run, err := m.Lookup(blk - 1); err == nil && run.State != extent.Hole {
-			return run.Start + blk - run.Block, true
-		}
-		for _, p := range in.pending {
-			if p.Block <= blk-1 && blk-1 < p.End() {
-				return p.Start + blk - p.Block, true
-			}
+		if at, err := fs.implied(in, blk-1); err == nil && at != 0 {
+			return at + 1, true
 		}
 	}
 	group, _ := fs.geo.InodeGroup(uint32(in.ino))

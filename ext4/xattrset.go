@@ -228,7 +228,7 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 			return nil
 		}
 	}
-	if _, err := fs.afford(in, 1, 0); err != nil {
+	if _, err := fs.afford(in, fs.perCluster(), 0); err != nil {
 		return err
 	}
 	goal, _ := fs.goal(in, 0)
@@ -246,7 +246,7 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 	xattr.EncodeBlock(b.Data, attrs)
 	xattr.SealBlock(&fs.sums, b.Block, b.Data)
 	in.FileACL = run.Start
-	return fs.addBlocks(in, 1)
+	return fs.addBlocks(in, int64(run.Len))
 }
 
 // dropXattrBlock takes an inode's reference to its attribute block back, and
@@ -271,9 +271,9 @@ func (fs *FS) dropXattrBlock(tx *journal.Handle, in *inode) error {
 		}
 		xattr.SetRefCount(b.Data, refs-1)
 		xattr.SealBlock(&fs.sums, b.Block, b.Data)
-	} else if err := fs.w.groups.Free(tx, in.FileACL, 1, balloc.FreeForget); err != nil {
+	} else if err := fs.freeMeta(tx, in.FileACL); err != nil {
 		return err
 	}
 	in.FileACL = 0
-	return fs.addBlocks(in, -1)
+	return fs.addBlocks(in, -int64(fs.perCluster()))
 }

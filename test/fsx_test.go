@@ -45,6 +45,9 @@ func exercisers() []exerciser {
 		{name: "ext3-1k", args: []string{"-t", "ext3", "-b", "1024"}},
 		{name: "nojournal-4k", args: []string{"-t", "ext4", "-b", "4096", "-O", "^has_journal"}},
 		{name: "nojournal-1k", args: []string{"-t", "ext4", "-b", "1024", "-O", "^has_journal"}},
+		{name: "bigalloc-4k-64k", args: []string{"-t", "ext4", "-b", "4096", "-O", "bigalloc"}},
+		{name: "bigalloc-1k-4k", args: []string{"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "4096"}},
+		{name: "bigalloc-1k-16k", args: []string{"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"}},
 	} {
 		for way, name := range []string{"mixed", "buffered", "direct"} {
 			x := e

@@ -85,7 +85,7 @@ const IncompatWritable = IncompatFiletype | IncompatRecover | IncompatMetaBG | I
 // ROCompatWritable are the read-only compatible features with which an image
 // can be written. A bit outside this mask allows only reading.
 const ROCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatHugeFile | ROCompatGDTCsum |
-	ROCompatDirNlink | ROCompatExtraIsize | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
+	ROCompatDirNlink | ROCompatExtraIsize | ROCompatBigalloc | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
 	ROCompatOrphanPresent | ROCompatQuota
 
 // The names are those that mke2fs and dumpe2fs use.
