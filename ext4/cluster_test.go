@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -329,6 +330,7 @@ func (r *clusterRig) random() {
 }
 
 // several has writes to the same clusters under way at once, of which some fail.
+// What is discarded meanwhile must be nobody's.
 func (r *clusterRig) several(name string, off, n uint64) {
 	r.t.Helper()
 	off -= off % r.block
@@ -337,6 +339,11 @@ func (r *clusterRig) several(name string, off, n uint64) {
 		r.begin(name, off, n)
 		w := r.writing[len(r.writing)-1]
 		off = w.off + w.n + r.block*r.rng.Uint64N(3)
+	}
+	if r.rng.IntN(3) == 0 {
+		r.note("trim")
+		_, err := r.fs.Trim(0, 1<<40, 0, nil)
+		r.must(err)
 	}
 	for len(r.writing) > 0 {
 		r.end(r.rng.IntN(len(r.writing)), r.rng.IntN(3) > 0)
@@ -374,6 +381,77 @@ func TestClusters(t *testing.T) {
 				r.reopen()
 				r.must(r.fs.Close())
 			}
+		})
+	}
+}
+
+// TestClustersDamaged edits the map of a file such that it cannot be told which
+// clusters are whose: that is an error, and not one that costs other files.
+func TestClustersDamaged(t *testing.T) {
+	for name, edit := range map[string]func(start uint32) []string{
+		"at another place in the cluster": func(start uint32) []string { return []string{fmt.Sprint("sif f block[5] ", start+1)} },
+		"a block map": func(start uint32) []string {
+			return []string{"sif f flags 0", fmt.Sprint("sif f block[0] ", start), "sif f block[1] 0", "sif f block[2] 0", "sif f block[3] 0", "sif f block[4] 0", "sif f block[5] 0"}
+		},
+		"a cluster twice": func(start uint32) []string {
+			return []string{"sif f block[0] 0x2f30a", "sif f block[6] 16", "sif f block[7] 2", fmt.Sprint("sif f block[8] ", start)}
+		},
+		"two clusters for one": func(start uint32) []string {
+			return []string{"sif f block[0] 0x2f30a", "sif f block[6] 8", "sif f block[7] 2", fmt.Sprint("sif f block[8] ", start+32+8)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newClusterRig(t, "-t ext4 -b 1024 -O bigalloc,^64bit,^metadata_csum -C 16384 -J size=1", 1<<10, 16<<10, 1)
+			for _, name := range []string{"f", "g"} {
+				_, err := r.fs.Create(ext4.RootIno, name, ext4.NewNode{Mode: syscall.S_IFREG | 0o644})
+				r.must(err)
+				r.write(name, 0, 4*r.block)
+			}
+			r.write("g", 0, 20*r.cluster) // all around
+			m, err := r.fs.Begin(r.ino("f"), 0, 1, iomap.Read)
+			r.must(err)
+			r.must(r.fs.Close())
+			r.must(blocktest.Dump(r.dev, r.dev.Size(), r.img))
+			for _, request := range append(edit(uint32(m.Addr/r.block)), "sif f size 40000") {
+				if out, err := exec.Command("debugfs", "-w", "-R", request, r.img).CombinedOutput(); err != nil {
+					t.Fatalf("debugfs %q: %v\n%s", request, err, out)
+				}
+			}
+			if runFsck(r.img, "-fn") == nil && name != "a cluster twice" { // in one file, which e2fsck does not see
+				t.Fatal("e2fsck finds nothing wrong")
+			}
+			r.dev, err = blocktest.LoadMem(r.img)
+			r.must(err)
+			r.open()
+			f := r.ino("f")
+			if _, err := r.fs.ReadAt(f, make([]byte, 40000), 0); err != nil && err != io.EOF {
+				t.Errorf("read: %v", err)
+			}
+			bad := 0
+			for i, do := range []func() error{
+				func() error { _, err := r.fs.WriteAt(f, make([]byte, r.block), int64(5*r.block)); return err },
+				func() error { return r.fs.Fallocate(f, 0, 4*r.block, 10*r.block) },
+				func() error {
+					return r.fs.Fallocate(f, ext4.FallocPunchHole|ext4.FallocKeepSize, 2*r.block, r.block)
+				},
+				func() error { return r.fs.Truncate(f, r.block) },
+				func() error { return r.fs.Unlink(ext4.RootIno, "f") },
+			} {
+				switch err := do(); {
+				case errors.Is(err, syscall.EUCLEAN):
+					bad++
+				case err != nil && !errors.Is(err, syscall.EOPNOTSUPP) && !errors.Is(err, syscall.EROFS) && !errors.Is(err, syscall.ESTALE):
+					t.Errorf("%d: %v", i, err)
+				}
+			}
+			if bad == 0 && name != "two clusters for one" {
+				t.Error("nobody noticed")
+			}
+			got := make([]byte, len(r.files["g"]))
+			if _, err := r.fs.ReadAt(r.ino("g"), got, 0); err != nil || !bytes.Equal(got, r.files["g"]) {
+				t.Errorf("another file suffered: %v", err)
+			}
+			_ = r.fs.Close() // which may have much to say
 		})
 	}
 }

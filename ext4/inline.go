@@ -6,7 +6,6 @@ import (
 	"slices"
 	"syscall"
 
-	"ext4box/ext4/internal/balloc"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/journal"
@@ -239,35 +238,22 @@ func (fs *FS) outOfLine(in *inode) error {
 	if err != nil {
 		return err
 	}
-	if len(data) > 0 {
-		if _, err := fs.afford(in, 1, 0); err != nil {
-			return err
-		}
-	}
-	goal, _ := fs.goal(in, 0)
 	block, flags := in.Block, in.Flags
 	fs.initMap(in)
-	run := pendingRun{Len: 1, State: extent.Unwritten}
+	var run pendingRun
 	credits, revokes := 1, 0
 	if len(data) > 0 {
-		var got balloc.Run
-		err := fs.retrying(func() (err error) {
-			got, err = fs.w.groups.Reserve(balloc.Request{Goal: goal, Want: 1, Root: fs.privileged(&in.Inode)})
-			return err
-		})
-		if err != nil {
+		if run, err = fs.place(in, extent.Run{Len: 1}, false); err != nil {
 			in.Block, in.Flags = block, flags
 			return err
 		}
-		run.Start = got.Start
-		in.pending = append(in.pending, run)
 		credits, revokes = fs.creditsClaim(in, run)
 		whole := make([]byte, fs.geo.BlockSize)
 		copy(whole, data)
 		_, err = fs.dev.WriteAt(whole, int64(run.Start<<fs.geo.BlockBits))
 		if err != nil {
-			in.Block, in.Flags = block, flags
 			fs.dropPending(in, 0, 1)
+			in.Block, in.Flags = block, flags
 			return fmt.Errorf("inode %d: write data at block %d: %w", in.ino, run.Start, err)
 		}
 	}
@@ -281,8 +267,8 @@ func (fs *FS) outOfLine(in *inode) error {
 		return errors.Join(fs.putInlineTail(tx, in, nil), fs.store(tx, in))
 	})
 	if err != nil {
-		in.Block, in.Flags = block, flags
 		fs.dropPending(in, 0, 1)
+		in.Block, in.Flags = block, flags
 	}
 	return err
 }

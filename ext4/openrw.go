@@ -32,8 +32,10 @@ func (fs *FS) readOnlyBecause() string {
 		return "a backup superblock is in use"
 	case fs.sb.RevLevel == disk.RevGood:
 		return "it has no features, and nowhere to note what changes"
-	case fs.geo.ClusterBits > 0 && (fs.sb.Incompat&disk.IncompatExtents == 0 || fs.geo.FirstDataBlock != 0):
-		return "it has clusters and lacks what they depend on"
+	case fs.geo.ClusterBits > 0 && fs.sb.Incompat&disk.IncompatExtents == 0:
+		return "it has bigalloc without extents"
+	case fs.geo.ClusterBits > 0 && fs.geo.FirstDataBlock != 0:
+		return "it has bigalloc and starts inside a cluster"
 	case fs.sb.CreatorOS == disk.CreatorHurd:
 		return "the Hurd made it"
 	}

@@ -47,7 +47,7 @@ func differentials() []testimage.Config {
 		shape("inlinedata-1k", "ext4", "-b", "1024", "-I", "1024", "-O", "inline_data,^metadata_csum"),
 		shape("inlinedata-noextents", "ext4", "-I", "512", "-O", "inline_data,^extents,^64bit"),
 		shape("bigalloc", "ext4", "-O", "bigalloc", "-C", "16384"),
-		shape("bigalloc-64k", "ext4", "-O", "bigalloc"),
+		shape("bigalloc-64k-inline", "ext4", "-O", "bigalloc,inline_data"),
 		shape("bigalloc-1k", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "4096"),
 		shape("bigalloc-nojournal", "ext4", "-b", "1024", "-O", "bigalloc,^has_journal,^metadata_csum", "-C", "16384"),
 	}
