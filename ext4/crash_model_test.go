@@ -67,13 +67,15 @@ type crashActor struct {
 	promises []crashPromise
 	nextID   int
 	held     []ext4.Ino
+	unit     int // blocks can be put in and taken out in multiples of that
 	tiny     int
 	owners   bool // files are made by, and given to, many
 }
 
 // newCrashActor makes the actor's directory, which is durable from then on.
 func newCrashActor(fs *ext4.FS, clock *blocktest.Clock, dir string, seed uint64) (*crashActor, error) {
-	a := &crashActor{fs: fs, clock: clock, rng: rand.New(rand.NewPCG(seed, 77)), dir: dir, inos: map[int]ext4.Ino{}, nextID: 2}
+	a := &crashActor{fs: fs, clock: clock, rng: rand.New(rand.NewPCG(seed, 77)), dir: dir, inos: map[int]ext4.Ino{}, nextID: 2,
+		unit: max(4096, int(fs.Info().ClusterSize))}
 	ino, err := fs.Create(ext4.RootIno, dir, ext4.NewNode{Mode: syscall.S_IFDIR | 0o755})
 	if err != nil {
 		return nil, err
@@ -378,7 +380,7 @@ func (a *crashActor) setattr(p string, at crashAttrs) error {
 }
 
 // shift takes n bytes out of a file, or puts a hole of as many in; both in whole
-// blocks.
+// units.
 func (a *crashActor) shift(p string, mode uint32, off, n int) error {
 	node := a.now()[p]
 	s := crashStep{what: fmt.Sprintf("fallocate %s %#x %d+%d", p, mode, off, n), file: node.id, meta: true, zeros: [2]int{off, off + n}}
@@ -522,8 +524,7 @@ func (a *crashActor) random() error {
 		at := crashAttrs{perm: uint32(rng.IntN(0o1000)), uid: uint32(rng.IntN(70000)), gid: uint32(rng.IntN(70000)), mtime: 1 + rng.Int64N(1<<31-2)}
 		return a.setattr(a.pick([]uint32{syscall.S_IFREG, syscall.S_IFDIR}[rng.IntN(2)]), at)
 	case k < 89:
-		const block = 4096 // of every configuration a multiple
-		mode, off, n := uint32(ext4.FallocCollapseRange), block*rng.IntN(size/block+1), block*(1+rng.IntN(4))
+		mode, off, n := uint32(ext4.FallocCollapseRange), a.unit*rng.IntN(size/a.unit+1), a.unit*(1+rng.IntN(4))
 		if rng.IntN(2) == 0 {
 			mode = ext4.FallocInsertRange
 		}

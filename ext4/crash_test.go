@@ -399,8 +399,12 @@ var crashScripts = map[string]func(a *crashActor) error{
 			a.rename("d", "e/d", 0), a.fsync("e/d"), a.rename("e/d/f", "g", 0), a.unlink("e/d"), a.tmpfile("t", 5000), a.fsync("t"), a.rename("g", "t", ext4.RenameExchange), a.unlink("g"), a.fsync("t"), a.setxattr("t", "user.a", 900), a.fsync("t"), a.setxattr("t", "user.b", 20), a.fsync("t"))
 	},
 	"shift": func(a *crashActor) error {
-		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 60000), a.sync(), a.shift("f", ext4.FallocCollapseRange, 8192, 12288), a.fsync("f"), a.write("f", 9000, 5000),
-			a.shift("f", ext4.FallocInsertRange, 4096, 16384), a.fsync("f"), a.write("f", 5000, 9000), a.fsync("f"))
+		u := a.unit
+		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 15*u-1000), a.sync(), a.shift("f", ext4.FallocCollapseRange, 2*u, 3*u), a.fsync("f"), a.write("f", 9000, 5000),
+			a.shift("f", ext4.FallocInsertRange, u, 4*u), a.fsync("f"), a.write("f", 5000, 9000), a.fsync("f"))
+		// Blocks that are moved, or are to be, and then written to.
+		err = errors.Join(err, a.fallocate("f", ext4.FallocPunchHole|ext4.FallocKeepSize, 6*u+1024, 1024), a.shift("f", ext4.FallocCollapseRange, 0, u), a.write("f", 5*u+1024, 1024), a.write("f", 7*u, 2000))
+		return errors.Join(err, a.fsync("f"), a.shift("f", ext4.FallocInsertRange, 0, u), a.write("f", 4*u, 3000), a.fsync("f"))
 	},
 	"attributes": func(a *crashActor) error {
 		return errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 5000), a.create("d", syscall.S_IFDIR, ""), a.sync(),

@@ -235,7 +235,9 @@ func (fs *FS) insert(in *inode, off, n uint64) error {
 
 // shift moves what is mapped from block lo on by so many blocks and sets the
 // size. It takes as many transactions as the file has leaves: as in the kernel,
-// a crash in between leaves a part of the file shifted.
+// a crash in between leaves a part of the file shifted. It returns when that is
+// durable: what is written to a block before would turn up, after a crash, where
+// the block was.
 func (fs *FS) shift(in *inode, lo uint64, by int64, size uint64) error {
 	m := fs.blockMap(in)
 	for hi := uint64(extent.MaxBlocks); lo < hi; {
@@ -255,5 +257,5 @@ func (fs *FS) shift(in *inode, lo uint64, by int64, size uint64) error {
 			return err
 		}
 	}
-	return nil
+	return fs.w.log.Commit(in.tid)
 }
