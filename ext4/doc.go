@@ -39,6 +39,7 @@
 //	writer.sharedXattrs, orphanList.mu, superblock.mu, orphanFile.mu
 //	balloc's groups
 //	buffer.Buffer     blocks that several structures share
+//	damage.mu, accessTimes.mu  leaves
 //
 // No inode is locked while a handle is open, for a commit waits for handles, and
 // no data is moved. Callbacks of ReadDir run without locks where the filesystem
