@@ -2,9 +2,11 @@ package test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -385,7 +387,7 @@ func TestFastCommitEach(t *testing.T) {
 	m := testimage.MountRW(t, img, "commit=900")
 	defer m.Unmount()
 	w := &fastWork{dir: m.Dir, rng: rand.New(rand.NewPCG(3, 3))}
-	for name, op := range map[string]func(name string) error{
+	ops := map[string]func(name string) error{
 		"truncate": func(name string) error {
 			return w.change(name, 0, func(f *os.File) error { return f.Truncate(3000) })
 		},
@@ -398,8 +400,9 @@ func TestFastCommitEach(t *testing.T) {
 		"rmdir":  func(name string) error { return os.Remove(w.path(name + "-dir")) },
 		"mkdir":  func(name string) error { return os.Mkdir(w.path(name+"-dir/new"), 0o755) },
 		"rename": func(name string) error { return os.Rename(w.path(name), w.path(name+"-dir/moved")) },
-	} {
-		file := "each-" + name
+	}
+	for _, name := range slices.Sorted(maps.Keys(ops)) {
+		file, op := "each-"+name, ops[name]
 		if err := os.Mkdir(w.path(file+"-dir"), 0o755); err != nil {
 			t.Fatal(err)
 		}
