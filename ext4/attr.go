@@ -51,7 +51,7 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 			return err
 		}
 	}
-	acl, err := fs.chmodACL(in, a.Mode)
+	acl, changed, err := fs.chmodACL(in, a.Mode)
 	if err != nil {
 		return err
 	}
@@ -59,12 +59,7 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 	if err := fs.transfer(in, a.owners(&in.Inode)); err != nil {
 		return err
 	}
-	return fs.transact(creditsSetXattrs, 1, func(tx *journal.Handle) error {
-		if acl != nil {
-			if err := fs.putXattrs(tx, in, acl); err != nil {
-				return err
-			}
-		}
+	apply := func(*journal.Handle) error {
 		if a.Mode != nil {
 			in.Mode = in.Mode&disk.ModeFmt | uint16(*a.Mode&0o7777)
 		}
@@ -90,8 +85,12 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 		if a.Ctime != nil {
 			in.Ctime = fs.timestamp(*a.Ctime)
 		}
-		return fs.store(tx, in)
-	})
+		return nil
+	}
+	if acl != nil {
+		return fs.replaceXattrs(in, acl, changed, apply)
+	}
+	return fs.transact(1, 0, func(tx *journal.Handle) error { return errors.Join(apply(tx), fs.store(tx, in)) })
 }
 
 // owners is whose the inode will be.
@@ -110,23 +109,27 @@ func (a *Attr) owners(in *disk.Inode) [quota.Kinds]uint32 {
 func (fs *FS) SetProject(ino Ino, id uint32) error { return fs.SetAttr(ino, Attr{ProjectID: &id}) }
 
 // chmodACL returns the attributes of an inode as a change of its mode leaves
-// them, or nil if that has no influence.
-func (fs *FS) chmodACL(in *inode, mode *uint32) ([]xattr.Attr, error) {
+// them, and which one that changes, or nil if it has no influence.
+func (fs *FS) chmodACL(in *inode, mode *uint32) (attrs []xattr.Attr, changed int, err error) {
 	if mode == nil || in.IsSymlink() {
-		return nil, nil
+		return nil, 0, nil
 	}
-	attrs, err := fs.allXattrs(in)
-	if err != nil {
-		return nil, err
+	if attrs, err = fs.allXattrs(in); err != nil {
+		return nil, 0, err
 	}
 	i := findXattr(attrs, disk.XattrACLAccess, "")
 	if i < 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
-	if !xattr.ChmodACL(attrs[i].Value, uint16(*mode)) {
-		return nil, disk.Corruptf(disk.InodeName(uint32(in.ino)), "access ACL is malformed")
+	acl, err := fs.xattrValue(in, &attrs[i])
+	if err != nil {
+		return nil, 0, err
 	}
-	return attrs, nil
+	if !xattr.ChmodACL(acl, uint16(*mode)) {
+		return nil, 0, disk.Corruptf(disk.InodeName(uint32(in.ino)), "access ACL is malformed")
+	}
+	attrs[i].Value, attrs[i].Ino = acl, 0
+	return attrs, i, nil
 }
 
 // fits tells whether the extra fields of an inode reach as far as end.

@@ -70,6 +70,7 @@ type crashActor struct {
 	unit     int // blocks can be put in and taken out in multiples of that
 	tiny     int
 	owners   bool // files are made by, and given to, many
+	values   int
 }
 
 // newCrashActor makes the actor's directory, which is durable from then on.
@@ -529,7 +530,9 @@ func (a *crashActor) random() error {
 			mode = ext4.FallocInsertRange
 		}
 		if mode == ext4.FallocCollapseRange && off+n < size || mode == ext4.FallocInsertRange && off < size && size < 150000 {
-			return a.shift(file, mode, off, n)
+			// What is written in place after it goes to where it is then, which
+			// is only after the commit what the model says.
+			return errors.Join(a.shift(file, mode, off, n), a.fsync(file))
 		}
 	case k < 90 && rng.IntN(3) == 0:
 		if p := a.fresh("w"); t[p] == nil && len(t) < 60 {
@@ -539,7 +542,11 @@ func (a *crashActor) random() error {
 		if rng.IntN(4) == 0 {
 			return a.removexattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)))
 		}
-		return a.setxattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)), 1+rng.IntN(250))
+		n := 250
+		if a.values > 0 && rng.IntN(2) == 0 {
+			n = a.values
+		}
+		return a.setxattr(file, fmt.Sprintf("user.x%d", rng.IntN(3)), 1+rng.IntN(n))
 	case k < 92:
 		if p := a.fresh("t"); t[p] == nil {
 			return a.tmpfile(p, 1+a.amount(9000))

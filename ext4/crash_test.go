@@ -40,6 +40,7 @@ type crashConfig struct {
 
 	prepare string // a request of debugfs
 	foreign bool   // the kernel of the test may not write such a filesystem
+	values  int    // not 0: attributes may be so long
 }
 
 var crashConfigs = []crashConfig{
@@ -61,6 +62,8 @@ var crashConfigs = []crashConfig{
 	{name: "bigalloc", args: "-t ext4 -O bigalloc -J size=4", size: 96 << 20},
 	{name: "bigalloc-1k", args: "-t ext4 -b 1024 -O bigalloc -C 4096 -J size=1", size: 32 << 20},
 	{name: "bigalloc-1k-16k", args: "-t ext4 -b 1024 -O bigalloc,^metadata_csum,^64bit -C 16384 -J size=1", size: 48 << 20},
+	{name: "eainode", args: "-t ext4 -O ea_inode -J size=4", values: 20000},
+	{name: "eainode1k", args: "-t ext4 -b 1024 -O ea_inode,inline_data,^metadata_csum -J size=4", tiny: 130, values: 9000},
 }
 
 // crashRig is a filesystem whose devices are recorded.
@@ -159,7 +162,7 @@ func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.tiny = r.config.tiny
+		a.tiny, a.values = r.config.tiny, r.config.values
 		a.owners = r.config.owners
 		r.actors = append(r.actors, a)
 	}
@@ -445,6 +448,11 @@ var crashScripts = map[string]func(a *crashActor) error{
 			err = errors.Join(err, a.create(fmt.Sprintf("d/e/%d-%s", i, strings.Repeat("n", 90)), syscall.S_IFREG, ""), a.fsync("d/e"))
 		}
 		return errors.Join(err, a.rename("d/e", "e", 0), a.unlink("d"), a.fsync("e"))
+	},
+	"values": func(a *crashActor) error { // of attributes, in inodes where there are such
+		n := max(a.values, 200)
+		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.setxattr("f", "user.a", n), a.fsync("f"), a.setxattr("f", "user.a", n-1), a.fsync("f"), a.setxattr("f", "user.b", n/2), a.setxattr("f", "user.a", 10), a.fsync("f"))
+		return errors.Join(err, a.create("g", syscall.S_IFREG, ""), a.setxattr("g", "user.c", n), a.link("g", "h"), a.sync(), a.unlink("f"), a.unlink("g"), a.sync(), a.unlink("h"), a.create("i", syscall.S_IFREG, ""), a.write("i", 0, 30000), a.fsync("i"))
 	},
 	"orphans": func(a *crashActor) error {
 		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 200000), a.create("g", syscall.S_IFREG, ""), a.write("g", 0, 200000), a.create("h", syscall.S_IFREG, ""), a.write("h", 0, 200000), a.sync())

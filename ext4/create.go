@@ -205,13 +205,7 @@ func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 	in.Generation = rand.Uint32()
 	in.Atime = now()
 	in.Mtime, in.Ctime, in.Crtime = in.Atime, in.Atime, in.Atime
-	if fs.geo.InodeSize > disk.InodeSizeOld {
-		in.ExtraIsize = max(fs.sb.WantExtraIsize, fs.sb.MinExtraIsize, 32)
-		if int(in.ExtraIsize) > int(fs.geo.InodeSize)-disk.InodeSizeOld {
-			in.ExtraIsize = 32
-		}
-		in.HasCrtime, in.HasHiCsum = true, true
-	}
+	fs.initExtra(in)
 	in.Flags = d.Flags & inheritedFlags
 	switch in.Type() {
 	case disk.ModeDir:
@@ -255,6 +249,17 @@ func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 	return attrs, err
 }
 
+// initExtra sizes the fields behind the old ones of a new inode.
+func (fs *FS) initExtra(in *inode) {
+	if fs.geo.InodeSize > disk.InodeSizeOld {
+		in.ExtraIsize = max(fs.sb.WantExtraIsize, fs.sb.MinExtraIsize, 32)
+		if int(in.ExtraIsize) > int(fs.geo.InodeSize)-disk.InodeSizeOld {
+			in.ExtraIsize = 32
+		}
+		in.HasCrtime, in.HasHiCsum = true, true
+	}
+}
+
 // inheritACL derives ACLs and mode of a new inode from the default ACL of its
 // directory, or applies the umask where there is none.
 func (fs *FS) inheritACL(in, d *inode, umask uint32) ([]xattr.Attr, error) {
@@ -270,7 +275,11 @@ func (fs *FS) inheritACL(in, d *inode, umask uint32) ([]xattr.Attr, error) {
 		if !ok {
 			continue
 		}
-		acl, mode, minimal, ok := xattr.InheritACL(def.Value, in.Mode)
+		value, err := fs.xattrValue(d, &def)
+		if err != nil {
+			return nil, err
+		}
+		acl, mode, minimal, ok := xattr.InheritACL(value, in.Mode)
 		if !ok {
 			return nil, disk.Corruptf(disk.InodeName(uint32(d.ino)), "default ACL is malformed")
 		}
@@ -280,7 +289,6 @@ func (fs *FS) inheritACL(in, d *inode, umask uint32) ([]xattr.Attr, error) {
 			attrs = append(attrs, xattr.Attr{Index: disk.XattrACLAccess, Value: acl, Size: uint32(len(acl))})
 		}
 		if in.IsDir() {
-			value := append([]byte(nil), def.Value...)
 			attrs = append(attrs, xattr.Attr{Index: disk.XattrACLDefault, Value: value, Size: uint32(len(value))})
 		}
 		return attrs, nil
@@ -306,7 +314,7 @@ func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, att
 		}
 	}
 	if len(attrs) > 0 || in.inline() {
-		if err := fs.putXattrs(tx, in, attrs); err != nil {
+		if _, err := fs.putXattrs(tx, in, attrs); err != nil {
 			return err
 		}
 	}
@@ -336,7 +344,7 @@ func (fs *FS) abandon(tx *journal.Handle, in *inode) error {
 		}
 		_, err = fs.unmap(tx, in, run.Block, run.End(), run)
 	}
-	err = errors.Join(err, fs.dropXattrBlock(tx, in))
+	err = errors.Join(err, fs.dropXattrBlock(tx, in, valueRefs{}))
 	err = errors.Join(err, fs.discharge(tx, in))
 	// Without a checksum, as mke2fs leaves an inode that was never in use.
 	err = errors.Join(err, fs.editSlot(tx, in.ino, func(raw []byte) { clear(raw) }))

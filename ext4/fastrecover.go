@@ -308,6 +308,11 @@ func (f *fastRecovery) clear(in *inode) error {
 	if _, listed := f.orphans[in.ino]; listed {
 		return fmt.Errorf("inode %d is used again while it is on the orphan list: %w", in.ino, syscall.EOPNOTSUPP)
 	}
+	if n, err := fs.countInodes(in); err != nil {
+		return err
+	} else if n > 1 {
+		return fmt.Errorf("inode %d is used again and had attribute values in other inodes: %w", in.ino, syscall.EOPNOTSUPP)
+	}
 	if in.hasBlockMap() {
 		flags := balloc.FreeFlags(0)
 		if !in.IsReg() {
@@ -322,7 +327,7 @@ func (f *fastRecovery) clear(in *inode) error {
 			return err
 		}
 	}
-	if err := fs.dropXattrBlock(f.tx, in); err != nil {
+	if err := fs.dropXattrBlock(f.tx, in, valueRefs{}); err != nil {
 		return err
 	}
 	return fs.w.groups.FreeInode(f.tx, uint32(in.ino), in.IsDir())

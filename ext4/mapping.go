@@ -196,16 +196,6 @@ func (fs *FS) Seek(ino Ino, off int64, whence int) (int64, error) {
 	return int64(size), nil
 }
 
-// readAll reads up to n bytes from the start of any inode with content. n must
-// be bounded by the caller.
-func (fs *FS) readAll(in *inode, n uint64) ([]byte, error) {
-	p := make([]byte, min(n, in.size))
-	if _, err := (&inodeReader{fs, in}).ReadAt(p, 0); err != nil && err != io.EOF {
-		return nil, err
-	}
-	return p, nil
-}
-
 // readMapped fills p with what the mapping has at file offset pos; it must
 // cover all of p.
 func (fs *FS) readMapped(m *iomap.Mapping, p []byte, pos uint64) error {

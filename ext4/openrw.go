@@ -34,6 +34,8 @@ func (fs *FS) readOnlyBecause() string {
 		return "it has no features, and nowhere to note what changes"
 	case fs.geo.ClusterBits > 0 && fs.sb.Incompat&disk.IncompatExtents == 0:
 		return "it has bigalloc without extents"
+	case fs.geo.ClusterBits > 0 && fs.hasValues():
+		return "it has both bigalloc and ea_inode, which cannot be written together yet"
 	case fs.geo.ClusterBits > 0 && fs.geo.FirstDataBlock != 0:
 		return "it has bigalloc and starts inside a cluster"
 	case fs.sb.CreatorOS == disk.CreatorHurd:
@@ -204,7 +206,11 @@ func (fs *FS) closeWriter() error {
 		w.holds.mu.Lock()
 		delete(w.holds.count, ino)
 		w.holds.mu.Unlock()
-		err = errors.Join(err, fs.reap(ino))
+		was, e := fs.finishValue(ino)
+		if !was {
+			e = fs.reap(ino)
+		}
+		err = errors.Join(err, e)
 	}
 	fs.tidyQuotas()
 	if e := w.log.Close(); e != nil {

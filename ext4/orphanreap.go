@@ -136,6 +136,9 @@ func (fs *FS) dropOrphanList() error {
 }
 
 func (fs *FS) finishOrphan(ino Ino) error {
+	if was, err := fs.finishValue(ino); was || err != nil {
+		return err
+	}
 	in, err := fs.iget(ino)
 	if err != nil {
 		return err

@@ -282,7 +282,7 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 		return err
 	}
 	if len(attrs) > 0 {
-		if err := fs.putXattrs(tx, w, attrs); err != nil {
+		if _, err := fs.putXattrs(tx, w, attrs); err != nil {
 			return err
 		}
 	}

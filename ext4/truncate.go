@@ -137,7 +137,7 @@ func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
 		}
 		// A step that is small enough for the smallest journal.
 		step := 2 * uint64(fs.geo.BlocksPerGroup)
-		if !in.IsReg() {
+		if in.journaled() {
 			step = 64 // each is revoked
 		}
 		from := max(run.Block, lo, hi-min(step, hi))
@@ -173,7 +173,7 @@ func (fs *FS) freeData(tx *journal.Handle, in *inode, run extent.Run) error {
 			return err
 		}
 	}
-	if !in.IsReg() { // directories and links are metadata
+	if in.journaled() {
 		for i := range run.Len {
 			tx.Forget(run.Start + i)
 		}
@@ -187,7 +187,7 @@ func (fs *FS) creditsRemove(in *inode, blocks uint64) (credits, revokes int) {
 	m := fs.blockMap(in)
 	credits, revokes = fs.creditsEdit(m.RemoveCredits())
 	groups := int(blocks/uint64(fs.geo.BlocksPerGroup)) + 2
-	if !in.IsReg() {
+	if in.journaled() {
 		revokes += int(blocks)
 	}
 	return credits + groups*balloc.CreditsFree + 1, revokes
@@ -223,10 +223,23 @@ func (fs *FS) reap(ino Ino) error {
 			return err
 		}
 	}
+	if err := fs.dropValues(in); err != nil {
+		return err
+	}
+	if err := fs.deleteInode(in); err != nil {
+		return err
+	}
+	in.deleted = true
+	fs.nodes.Remove(uint64(ino))
+	return nil
+}
+
+// deleteInode frees an orphan that has no blocks but for its attributes.
+func (fs *FS) deleteInode(in *inode) error {
 	dir := in.IsDir()
 	blocks, revokes := 1+creditsOrphan+balloc.CreditsFreeInode+creditsDropXattrs, 1
-	err = fs.transact(blocks, revokes, func(tx *journal.Handle) error {
-		if err := fs.dropXattrBlock(tx, in); err != nil {
+	err := fs.transact(blocks, revokes, func(tx *journal.Handle) error {
+		if err := fs.dropXattrBlock(tx, in, valueRefs{}); err != nil {
 			return err
 		}
 		if err := fs.removeOrphan(tx, in, uint32(time.Now().Unix())); err != nil {
@@ -238,15 +251,12 @@ func (fs *FS) reap(ino Ino) error {
 		if err := fs.store(tx, in); err != nil {
 			return err
 		}
-		return errors.Join(fs.discharge(tx, in), fs.w.groups.FreeInode(tx, uint32(ino), dir))
+		return errors.Join(fs.discharge(tx, in), fs.w.groups.FreeInode(tx, uint32(in.ino), dir))
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		fs.w.reaped.Add(1)
 	}
-	in.deleted = true
-	fs.nodes.Remove(uint64(ino))
-	fs.w.reaped.Add(1)
-	return nil
+	return err
 }
 
 // hasBlockMap tells whether the block area of an inode maps blocks.

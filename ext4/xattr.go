@@ -130,32 +130,22 @@ func (fs *FS) xattrValue(in *inode, at *xattr.Attr) ([]byte, error) {
 	if at.Size > MaxXattr {
 		return nil, syscall.E2BIG
 	}
-	what := fmt.Sprintf("attribute value %s of inode %d", disk.InodeName(at.Ino), in.ino)
-	if fs.private(Ino(at.Ino)) {
-		return nil, disk.Corruptf(what, "is a reserved inode")
-	}
-	ea, err := fs.loadInode(Ino(at.Ino))
+	ea, err := fs.loadValue(Ino(at.Ino))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return nil, fmt.Errorf("inode %d: %w", in.ino, err)
 	}
+	what := fmt.Sprintf("attribute value %s of inode %d", disk.InodeName(at.Ino), in.ino)
 	switch {
-	case ea.Flags&disk.FlagEAInode == 0 || !ea.IsReg():
-		return nil, disk.Corruptf(what, "is not one")
-	case ea.inline():
-		return nil, disk.Corruptf(what, "has inline data")
 	case ea.size != uint64(at.Size):
 		return nil, disk.Corruptf(what, "has %d bytes instead of %d", ea.size, at.Size)
 	case ea.size > uint64(fs.geo.BlocksCount)<<fs.geo.BlockBits:
 		return nil, disk.Corruptf(what, "is larger than the filesystem")
 	}
-	value, err := fs.readAll(ea, ea.size)
+	value, err := fs.readValue(ea)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	// Values written by the Lustre variant of the feature have no hash; they
-	// name their only owner instead.
-	lustre := uint32(ea.Mtime.Sec) == uint32(in.ino) && ea.Generation == in.Generation
-	if sum := disk.CRC32C(fs.sums.Seed, value); uint32(ea.Atime.Sec) != sum && !lustre {
+	if sum := disk.CRC32C(fs.sums.Seed, value); uint32(ea.Atime.Sec) != sum && !ea.lustre(in) {
 		return nil, disk.Corruptf(what, "hash is %#x instead of %#x", uint32(ea.Atime.Sec), sum)
 	}
 	return value, nil

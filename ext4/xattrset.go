@@ -1,8 +1,10 @@
 package ext4
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"ext4box/ext4/internal/balloc"
@@ -63,35 +65,36 @@ func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited 
 	if index == disk.XattrACLDefault && !in.IsDir() {
 		return syscall.EACCES
 	}
-	return fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, error) {
+	return fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
 		i := findXattr(attrs, index, rest)
 		switch {
 		case i >= 0 && flags&XattrCreate != 0:
-			return nil, syscall.EEXIST
+			return nil, 0, syscall.EEXIST
 		case i < 0 && flags&XattrReplace != 0:
-			return nil, syscall.ENODATA
-		case len(value) > int(fs.geo.BlockSize):
-			return nil, syscall.ENOSPC
+			return nil, 0, syscall.ENODATA
+		}
+		if err := fs.checkValue(len(value)); err != nil {
+			return nil, 0, err
 		}
 		if index == disk.XattrACLAccess {
 			mode, exact, ok := xattr.ACLMode(value, in.Mode)
 			if !ok {
-				return nil, syscall.EINVAL
+				return nil, 0, syscall.EINVAL
 			}
 			in.Mode = mode
 			if exact {
 				if i >= 0 {
 					attrs = append(attrs[:i], attrs[i+1:]...)
 				}
-				return attrs, nil
+				return attrs, -1, nil
 			}
 		}
 		at := xattr.Attr{Index: index, Name: []byte(rest), Value: value, Size: uint32(len(value))}
 		if i < 0 {
-			return append(attrs, at), nil
+			return append(attrs, at), len(attrs), nil
 		}
 		attrs[i] = at
-		return attrs, nil
+		return attrs, i, nil
 	})
 }
 
@@ -110,12 +113,12 @@ func (fs *FS) Removexattr(ino Ino, name string) error {
 	if in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0 {
 		return syscall.EPERM
 	}
-	err = fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, error) {
+	err = fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
 		i := findXattr(attrs, index, rest)
 		if i < 0 {
-			return nil, syscall.ENODATA
+			return nil, 0, syscall.ENODATA
 		}
-		return append(attrs[:i], attrs[i+1:]...), nil
+		return append(attrs[:i], attrs[i+1:]...), -1, nil
 	})
 	if isACL(index) && errors.Is(err, syscall.ENODATA) {
 		return nil // a file without ACL has one, its mode, which stays
@@ -137,25 +140,20 @@ func findXattr(attrs []xattr.Attr, index uint8, name string) int {
 }
 
 // editXattrs replaces the attributes of an inode, which is locked, by what edit
-// makes of them, in one transaction.
-func (fs *FS) editXattrs(in *inode, edit func([]xattr.Attr) ([]xattr.Attr, error)) error {
+// makes of them, in one transaction. edit also tells which one it changed, or -1.
+func (fs *FS) editXattrs(in *inode, edit func([]xattr.Attr) ([]xattr.Attr, int, error)) error {
 	attrs, err := fs.allXattrs(in)
 	if err != nil {
 		return err
 	}
 	mode := in.Mode
-	if attrs, err = edit(attrs); err != nil {
-		return err
-	}
-	err = fs.retrying(func() error {
-		return fs.transact(creditsSetXattrs, 1, func(tx *journal.Handle) error {
-			if err := fs.putXattrs(tx, in, attrs); err != nil {
-				return err
-			}
+	attrs, changed, err := edit(attrs)
+	if err == nil {
+		err = fs.replaceXattrs(in, attrs, changed, func(*journal.Handle) error {
 			in.touch(false)
-			return fs.store(tx, in)
+			return nil
 		})
-	})
+	}
 	if err != nil {
 		in.Mode = mode
 	}
@@ -180,49 +178,105 @@ func (fs *FS) allXattrs(in *inode) ([]xattr.Attr, error) {
 	return attrs, nil
 }
 
-// putXattrs stores attributes: in the inode as many as fit, the rest in a block.
-// With ENOSPC nothing has changed. The caller stores the inode.
-func (fs *FS) putXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) error {
-	attrs, err := fs.withInlineTail(in, attrs)
-	if err != nil {
-		return err
+// placeXattrs divides attributes into those in the inode, as many as fit, and
+// the others.
+func (fs *FS) placeXattrs(in *inode, attrs []xattr.Attr) (inside, outside []xattr.Attr, err error) {
+	if attrs, err = fs.withInlineTail(in, attrs); err != nil {
+		return nil, nil, err
 	}
 	room := 0
 	if in.ExtraIsize > 0 {
 		room = xattr.InodeRoom(int(fs.geo.InodeSize), in.ExtraIsize)
 	}
-	inside, outside := xattr.Split(attrs, room)
-	if xattr.Fit(outside, xattr.BlockRoom(int(fs.geo.BlockSize))) < len(outside) {
-		return fmt.Errorf("inode %d has no room for its attributes: %w", in.ino, syscall.ENOSPC)
-	}
+	inside, outside = xattr.Split(attrs, room)
 	if in.inline() && (len(inside) == 0 || !isInlineAttr(&inside[0])) {
-		return disk.Corruptf(disk.InodeName(uint32(in.ino)), "has no room for its inline data")
+		err = disk.Corruptf(disk.InodeName(uint32(in.ino)), "has no room for its inline data")
 	}
-	if err := fs.putXattrBlock(tx, in, outside); err != nil {
-		return err
+	return inside, outside, err
+}
+
+func (fs *FS) fitsXattrBlock(attrs []xattr.Attr) bool {
+	return xattr.Fit(attrs, xattr.BlockRoom(int(fs.geo.BlockSize))) == len(attrs)
+}
+
+// putXattrs stores attributes: in the inode as many as fit, the rest in a block.
+// With ENOSPC nothing has changed. The caller stores the inode, and deletes the
+// values that have no reference any longer.
+func (fs *FS) putXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) (gone []Ino, err error) {
+	inside, outside, err := fs.placeXattrs(in, attrs)
+	if err != nil {
+		return nil, err
 	}
-	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { xattr.EncodeInode(raw, in.ExtraIsize, inside) })
+	if !fs.fitsXattrBlock(outside) {
+		return nil, fmt.Errorf("inode %d has no room for its attributes: %w", in.ino, syscall.ENOSPC)
+	}
+	areas, err := fs.xattrAreas(in)
+	if err != nil {
+		return nil, err
+	}
+	refs := valueRefs{}
+	oldIn, oldOut := areas[0].All(), areas[1].All()
+	values := fs.valueBlocks(inside) + fs.valueBlocks(outside) - fs.valueBlocks(oldIn) - fs.valueBlocks(oldOut)
+	refs.count(oldIn, -1)
+	refs.count(inside, 1)
+	if !slices.EqualFunc(outside, oldOut, sameXattr) {
+		if err := fs.putXattrBlock(tx, in, outside, oldOut, refs); err != nil {
+			return nil, err
+		}
+	}
+	err = fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { xattr.EncodeInode(raw, in.ExtraIsize, inside) })
+	if err != nil {
+		return nil, err
+	}
+	if err := fs.addBlocks(in, values); err != nil {
+		return nil, err
+	}
+	return fs.countValues(tx, in, refs)
+}
+
+func sameXattr(a, b xattr.Attr) bool {
+	return a.Index == b.Index && a.Ino == b.Ino && a.Size == b.Size && bytes.Equal(a.Name, b.Name) && bytes.Equal(a.Value, b.Value)
+}
+
+// sharesXattrs tells whether other inodes have the same attribute block.
+func (fs *FS) sharesXattrs(in *inode) (bool, error) {
+	if in.FileACL == 0 {
+		return false, nil
+	}
+	b, err := fs.blks.ReadPinned(in.FileACL, buffer.Tag{Kind: buffer.Xattr}, noCheck) // has been checked by xattrAreas
+	if err != nil {
+		return false, err
+	}
+	defer b.Unpin()
+	fs.w.sharedXattrs.Lock()
+	defer fs.w.sharedXattrs.Unlock()
+	return disk.DecodeXattrHeader(b.Data).RefCount > 1, nil
 }
 
 // putXattrBlock stores the attributes that do not fit into the inode.
-func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) error {
+// refs takes up what becomes of the references in the block, which had the
+// attributes old.
+func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs, old []xattr.Attr, refs valueRefs) error {
 	if len(attrs) == 0 {
-		return fs.dropXattrBlock(tx, in)
+		return fs.dropXattrBlock(tx, in, refs)
 	}
 	tag := buffer.Tag{Kind: buffer.Xattr}
 	if in.FileACL != 0 {
-		b, err := fs.blks.ReadPinned(in.FileACL, tag, noCheck) // has been checked by xattrAreas
+		shared, err := fs.sharesXattrs(in)
 		if err != nil {
 			return err
 		}
-		defer b.Unpin()
-		fs.w.sharedXattrs.Lock()
-		alone := disk.DecodeXattrHeader(b.Data).RefCount <= 1
-		fs.w.sharedXattrs.Unlock()
-		if alone {
+		if !shared {
+			b, err := fs.blks.ReadPinned(in.FileACL, tag, noCheck)
+			if err != nil {
+				return err
+			}
+			defer b.Unpin()
 			if err := tx.Modify(b); err != nil {
 				return err
 			}
+			refs.count(old, -1)
+			refs.count(attrs, 1)
 			xattr.EncodeBlock(b.Data, attrs)
 			xattr.SealBlock(&fs.sums, b.Block, b.Data)
 			return nil
@@ -236,7 +290,8 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 	if err != nil {
 		return err
 	}
-	if err := fs.dropXattrBlock(tx, in); err != nil {
+	refs.count(attrs, 1)
+	if err := fs.dropXattrBlock(tx, in, refs); err != nil {
 		return err
 	}
 	b, err := tx.New(run.Start, tag)
@@ -250,12 +305,13 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs []xattr.Attr) e
 }
 
 // dropXattrBlock takes an inode's reference to its attribute block back, and
-// frees the block with the last one.
-func (fs *FS) dropXattrBlock(tx *journal.Handle, in *inode) error {
+// frees the block with the last one, which takes back the references in it.
+func (fs *FS) dropXattrBlock(tx *journal.Handle, in *inode, refs valueRefs) error {
 	if in.FileACL == 0 {
 		return nil
 	}
-	if _, err := fs.xattrAreas(in); err != nil { // checks the block
+	areas, err := fs.xattrAreas(in)
+	if err != nil {
 		return err
 	}
 	b, err := fs.blks.ReadPinned(in.FileACL, buffer.Tag{Kind: buffer.Xattr}, noCheck)
@@ -265,14 +321,17 @@ func (fs *FS) dropXattrBlock(tx *journal.Handle, in *inode) error {
 	defer b.Unpin()
 	fs.w.sharedXattrs.Lock()
 	defer fs.w.sharedXattrs.Unlock()
-	if refs := disk.DecodeXattrHeader(b.Data).RefCount; refs > 1 {
+	if n := disk.DecodeXattrHeader(b.Data).RefCount; n > 1 {
 		if err := tx.Modify(b); err != nil {
 			return err
 		}
-		xattr.SetRefCount(b.Data, refs-1)
+		xattr.SetRefCount(b.Data, n-1)
 		xattr.SealBlock(&fs.sums, b.Block, b.Data)
-	} else if err := fs.freeMeta(tx, in.FileACL); err != nil {
-		return err
+	} else {
+		refs.count(areas[1].All(), -1)
+		if err := fs.freeMeta(tx, in.FileACL); err != nil {
+			return err
+		}
 	}
 	in.FileACL = 0
 	return fs.addBlocks(in, -int64(fs.perCluster()))

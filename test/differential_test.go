@@ -50,6 +50,10 @@ func differentials() []testimage.Config {
 		shape("bigalloc-64k-inline", "ext4", "-O", "bigalloc,inline_data"),
 		shape("bigalloc-1k", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "4096"),
 		shape("bigalloc-nojournal", "ext4", "-b", "1024", "-O", "bigalloc,^has_journal,^metadata_csum", "-C", "16384"),
+		shape("eainode", "ext4", "-O", "ea_inode"),
+		shape("eainode-1k", "ext4", "-b", "1024", "-O", "ea_inode,^metadata_csum"),
+		shape("eainode-inode128", "ext4", "-I", "128", "-O", "ea_inode"),
+		shape("eainode-inlinedata", "ext4", "-b", "1024", "-O", "ea_inode,inline_data"),
 	}
 }
 
@@ -94,6 +98,11 @@ func (d *differential) blockSize() int64 {
 		return 1024
 	}
 	return 4096
+}
+
+// large tells whether attributes can be larger than a block.
+func (d *differential) large() bool {
+	return strings.Contains(strings.Join(d.config.Args, " "), "ea_inode")
 }
 
 // tiny is about half of what an inode can hold in itself.
@@ -375,7 +384,7 @@ func TestDifferential(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			d := newDifferential(t, c)
 			for i, n := seed, 0; n < total && !t.Failed(); i, n = i+1, n+each {
-				g := &generator{Rand: rand.New(rand.NewPCG(i, 0)), block: d.blockSize(), old: d.oldInodes(), tiny: d.tiny()}
+				g := &generator{Rand: rand.New(rand.NewPCG(i, 0)), block: d.blockSize(), old: d.oldInodes(), tiny: d.tiny(), large: d.large()}
 				d.check(i, g.sequence(each))
 				done += each
 			}

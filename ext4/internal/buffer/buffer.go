@@ -34,6 +34,7 @@ const (
 	Symlink
 	Superblock
 	Quota
+	XattrValue
 )
 
 // String is a word for what a block holds.
@@ -51,7 +52,7 @@ var kindNames = [...]string{
 	GroupDescs: "group_descriptors", InodeTable: "inode_table", Bitmap: "bitmap", ExtentNode: "extent_node",
 	Indirect: "indirect_block", DirLeaf: "directory_leaf", DxRoot: "directory_index", DxNode: "directory_index",
 	Xattr: "xattr_block", Orphans: "orphan_file", Symlink: "symlink", Superblock: "superblock",
-	Quota: "quota",
+	Quota: "quota", XattrValue: "xattr_value",
 }
 
 // Tag is what a block has been verified as.

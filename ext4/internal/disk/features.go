@@ -74,13 +74,13 @@ const (
 
 // IncompatReadable are the incompatible features with which an image can be
 // read. A bit outside this mask refuses the mount.
-const IncompatReadable = IncompatWritable | IncompatEAInode
+const IncompatReadable = IncompatWritable
 
 // IncompatWritable are the incompatible features with which an image can be
 // written. A bit outside this mask allows only reading, at best.
 const IncompatWritable = IncompatFiletype | IncompatRecover | IncompatMetaBG | IncompatExtents |
 	Incompat64Bit | IncompatMMP | IncompatFlexBG | IncompatCsumSeed | IncompatLargeDir | IncompatInlineData |
-	IncompatEncrypt | IncompatCasefold
+	IncompatEncrypt | IncompatCasefold | IncompatEAInode
 
 // ROCompatWritable are the read-only compatible features with which an image
 // can be written. A bit outside this mask allows only reading.

@@ -24,6 +24,7 @@ type Attr struct {
 	Value []byte // nil when Ino is set
 	Ino   uint32 // the inode that holds the value, or 0
 	Size  uint32 // length of the value
+	Hash  uint32 // as stored; it must be right where Ino is set, see ValueHash
 }
 
 // Inode returns the attributes behind the fields of the raw inode. An inode
@@ -99,7 +100,7 @@ func (a Area) Each(fn func(Attr) bool) {
 		if last || problem != "" {
 			return
 		}
-		at := Attr{Index: e.NameIndex, Name: e.Name, Ino: e.ValueIno, Size: e.ValueSize}
+		at := Attr{Index: e.NameIndex, Name: e.Name, Ino: e.ValueIno, Size: e.ValueSize, Hash: e.Hash}
 		if e.ValueIno == 0 && e.ValueSize > 0 {
 			start := a.base + int(e.ValueOffs)
 			at.Value = a.b[start : start+int(e.ValueSize)]
@@ -109,6 +110,15 @@ func (a Area) Each(fn func(Attr) bool) {
 		}
 		off = next
 	}
+}
+
+// All returns all attributes.
+func (a Area) All() (all []Attr) {
+	a.Each(func(at Attr) bool {
+		all = append(all, at)
+		return true
+	})
+	return all
 }
 
 // Find returns the attribute of that name.

@@ -121,9 +121,15 @@ func encode(b []byte, first, base int, attrs []Attr, hashed bool) (sum uint32) {
 			copy(b[end:], at.Value)
 			le.PutUint16(e[2:], uint16(end-base))
 		}
+		hash := at.Hash
+		if at.Ino == 0 {
+			hash = 0
+			if hashed {
+				hash = entryHash(at.Name, b[end:end+valueSize(at)])
+			}
+		}
+		le.PutUint32(e[12:], hash)
 		if hashed {
-			hash := entryHash(at.Name, b[end:end+valueSize(at)])
-			le.PutUint32(e[12:], hash)
 			known = known && hash != 0
 			sum = sum<<16 ^ sum>>16 ^ hash
 		}
@@ -145,6 +151,12 @@ func entryHash(name, value []byte) uint32 {
 		h = h<<16 ^ h>>16 ^ binary.LittleEndian.Uint32(value)
 	}
 	return h
+}
+
+// ValueHash is the hash of an attribute whose value is in another inode and has
+// that checksum.
+func ValueHash(name []byte, sum uint32) uint32 {
+	return entryHash(name, binary.LittleEndian.AppendUint32(nil, sum))
 }
 
 // ACLToDisk converts an ACL from the format of setxattr(2) to the disk's. ok is
