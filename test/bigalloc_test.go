@@ -304,6 +304,7 @@ func TestBigallocTurns(t *testing.T) {
 				}
 			}
 			turn(false, func(dir string) {
+				clearFlags(filepath.Join(dir, top))
 				if err := os.RemoveAll(filepath.Join(dir, top)); err != nil {
 					t.Fatal(err)
 				}
