@@ -124,6 +124,8 @@ func unexpectedRepairs(out string) error {
 			// What e2fsck says of crashes of the kernel with an orphan file too.
 			strings.HasPrefix(what, "Feature orphan_present is set but orphan file is clean"),
 			strings.HasPrefix(what, "Orphan file (inode ") && strings.HasSuffix(what, " is not clean."), what == "CLEARED.",
+			// It looks for the journal on every loop device there is.
+			strings.HasPrefix(what, "Superblock hint for external superblock should be "),
 			strings.HasPrefix(what, "Setting free "), strings.Contains(what, "non-contiguous"),
 			strings.HasSuffix(what, "could be shorter.  IGNORED."), strings.HasSuffix(what, "could be narrower.  IGNORED."):
 		default:

@@ -122,6 +122,11 @@ func newCrashRig(t *testing.T, c crashConfig) *crashRig {
 		defer exec.Command("losetup", "-d", name).Run()
 		args = append(args, "-J", "device="+name)
 		defer func() {
+			// Closing the device does not write it back while others, who look for
+			// filesystems, have it open as well.
+			if out, err := exec.Command("sync", name).CombinedOutput(); err != nil {
+				t.Errorf("sync %s: %v: %s", name, err, out)
+			}
 			if mem, err = blocktest.LoadMem(j); err == nil {
 				r.log = blocktest.NewRecording(mem, mem.Size(), r.clock)
 			}
