@@ -93,7 +93,8 @@ type Options struct {
 	// norecovery and noload options do. What is seen may be inconsistent.
 	NoRecovery bool
 
-	// JournalDevice holds the journal of a filesystem with an external one.
+	// JournalDevice holds the journal of a filesystem with an external one. EINVAL:
+	// the journal is inside.
 	// Open takes ownership as it does of the image's device.
 	JournalDevice blockdev.Device
 
@@ -109,7 +110,8 @@ type Options struct {
 	MinixDF bool
 
 	// UserQuota, GroupQuota and ProjectQuota enforce the limits that the quota
-	// feature keeps. What is used is counted without them as well.
+	// feature keeps. What is used is counted without them as well. EINVAL: it keeps
+	// none of that kind.
 	UserQuota, GroupQuota, ProjectQuota bool
 
 	// Logger receives what an operator should know but no caller is told; nil
@@ -160,8 +162,10 @@ type Recovery struct {
 // Open opens the filesystem on dev. It owns dev from then on, and Close closes
 // it; when Open fails, dev remains the caller's.
 //
-// A journal that was not replayed is replayed in memory: the image is never
-// written. The cost does not depend on the size of the image.
+// A journal that was not replayed is written home, and what was being deleted is
+// deleted. With [Options.ReadOnly], or where [FS.ReadOnlyReason] says why the
+// filesystem cannot be written, the journal is replayed in memory and the image is
+// never written. The cost does not depend on the size of the image.
 func Open(dev blockdev.Device, o Options) (*FS, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -199,8 +203,8 @@ func (fs *FS) start() error {
 	if err := fs.load(); err != nil {
 		return err
 	}
-	if fs.opts.ProjectQuota && fs.sb.ROCompat&disk.ROCompatProject == 0 {
-		return fmt.Errorf("limits of projects cannot be enforced, for the filesystem has no projects; leave prjquota out: %w", syscall.EINVAL)
+	if err := fs.checkOptions(); err != nil {
+		return err
 	}
 	if err := fs.startGuard(); err != nil {
 		return err
@@ -221,6 +225,17 @@ func (fs *FS) start() error {
 		return err
 	}
 	return nil
+}
+
+// checkOptions refuses what was asked for and the filesystem does not have.
+func (fs *FS) checkOptions() error {
+	if fs.opts.JournalDevice != nil && fs.sb.Compat&disk.CompatHasJournal != 0 && fs.sb.JournalIno != 0 {
+		return fmt.Errorf("the journal is in the filesystem itself; leave the external one (journal_path=) out: %w", syscall.EINVAL)
+	}
+	if fs.opts.ReadOnly {
+		return nil
+	}
+	return fs.checkQuotas()
 }
 
 func (fs *FS) checkRoot() error {

@@ -113,6 +113,7 @@ func errnoOf(tb testing.TB, err error) syscall.Errno {
 func TestOpenRefuses(t *testing.T) {
 	image := e2test.Image(t, 4*mib, "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^has_journal")
 	csum := e2test.Image(t, 4*mib, "-t", "ext4", "-b", "1024", "-O", "^has_journal")
+	journaled := e2test.Image(t, 4*mib, "-t", "ext4", "-b", "1024")
 	journal := e2test.Image(t, 8*mib, "-b", "4096", "-O", "journal_dev")
 	patched := func(path string, off int64, b ...byte) func() *blocktest.Mem {
 		return func() *blocktest.Mem {
@@ -157,6 +158,9 @@ func TestOpenRefuses(t *testing.T) {
 		{"checksum type", patched(csum, sb+0x175, 2), ext4.Options{}, syscall.EUCLEAN, new(*disk.CorruptError), "checksum type 2"},
 		{"geometry", patched(image, sb+0x20, 0, 0, 0, 0), ext4.Options{}, syscall.EUCLEAN, new(*disk.CorruptError), "blocks per group"},
 		{"negative superblock", func() *blocktest.Mem { return load(t, image) }, ext4.Options{Superblock: -1}, syscall.EINVAL, nil, "sb=-1"},
+		{"journal inside", func() *blocktest.Mem { return load(t, journaled) }, ext4.Options{JournalDevice: blocktest.NewMem(mib)}, syscall.EINVAL, nil, "journal_path="},
+		{"user quota", func() *blocktest.Mem { return load(t, image) }, ext4.Options{UserQuota: true}, syscall.EINVAL, nil, "leave usrquota out"},
+		{"project quota", func() *blocktest.Mem { return load(t, image) }, ext4.Options{ProjectQuota: true}, syscall.EINVAL, nil, "leave prjquota out"},
 		{"superblock elsewhere", func() *blocktest.Mem { return load(t, image) }, ext4.Options{Superblock: 77}, syscall.EINVAL, new(*ext4.NotExt4Error), "offset 78848"},
 		{"superblock behind the end", func() *blocktest.Mem { return load(t, image) }, ext4.Options{Superblock: 1 << 30}, syscall.EINVAL, new(*ext4.NotExt4Error), ""},
 		{"superblock overflows", func() *blocktest.Mem { return load(t, image) }, ext4.Options{Superblock: 1<<63 - 1}, syscall.EINVAL, nil, ""},

@@ -118,14 +118,35 @@ func (fs *FS) usageOf(in *inode) usage {
 // attributes are charged with the inodes that have the attributes.
 func (in *inode) unchargeable() bool { return in.quota.exempt || in.Flags&disk.FlagEAInode != 0 }
 
+// quotaInodes are the hidden files; 0 for the kinds that are not kept.
+func (fs *FS) quotaInodes() (inos [quota.Kinds]uint32) {
+	if fs.sb.ROCompat&disk.ROCompatQuota != 0 {
+		inos = [quota.Kinds]uint32{fs.sb.UserQuotaIno, fs.sb.GroupQuotaIno, fs.sb.ProjectQuotaIno}
+	}
+	return inos
+}
+
+// enforced are the kinds whose limits the options ask for.
+func (fs *FS) enforced() [quota.Kinds]bool {
+	return [quota.Kinds]bool{fs.opts.UserQuota, fs.opts.GroupQuota, fs.opts.ProjectQuota}
+}
+
+// checkQuotas refuses to enforce limits that the filesystem does not keep.
+func (fs *FS) checkQuotas() error {
+	inos := fs.quotaInodes()
+	for kind, wanted := range fs.enforced() {
+		if wanted && inos[kind] == 0 {
+			return fmt.Errorf("%[1]v quota cannot be enforced, for the filesystem does not keep it; leave %[2]squota out, or add it with 'tune2fs -O quota -Q %[2]squota': %[3]w",
+				quota.Kind(kind), [quota.Kinds]string{"usr", "grp", "prj"}[kind], syscall.EINVAL)
+		}
+	}
+	return nil
+}
+
 // openQuotas opens the hidden files. One that is damaged is set aside.
 func (fs *FS) openQuotas() {
-	if fs.sb.ROCompat&disk.ROCompatQuota == 0 {
-		return
-	}
-	inos := [quota.Kinds]uint32{fs.sb.UserQuotaIno, fs.sb.GroupQuotaIno, fs.sb.ProjectQuotaIno}
-	limits := [quota.Kinds]bool{fs.opts.UserQuota, fs.opts.GroupQuota, fs.opts.ProjectQuota}
-	for kind, ino := range inos {
+	limits := fs.enforced()
+	for kind, ino := range fs.quotaInodes() {
 		if ino == 0 {
 			continue
 		}

@@ -11,9 +11,9 @@ import (
 	"ext4box/ext4/internal/journal"
 )
 
-// recover looks at the journal and, if it was left dirty, puts a view of the
-// device in place of it in which the journal is replayed. The image itself is not
-// written.
+// recover looks at the journal and, if it was left dirty, writes home what it
+// holds. Where the filesystem is opened for reading only it puts a view of the
+// device in place of it in which the journal is replayed, and writes nothing.
 func (fs *FS) recover() error {
 	if fs.sb.Compat&disk.CompatHasJournal == 0 {
 		if fs.sb.Incompat&disk.IncompatRecover != 0 {

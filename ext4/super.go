@@ -20,7 +20,7 @@ func (e *NotExt4Error) Error() string {
 	if e.Found != "" {
 		return s + " but " + e.Found
 	}
-	return fmt.Sprintf("%s: no superblock at offset %d (for a partition give its number as in IMAGE@p1, or offset=)", s, e.Offset)
+	return fmt.Sprintf("%s: no superblock at offset %d (for a partition give its number as in IMAGE@p1, or offset=; for a copy of a broken superblock, sb=)", s, e.Offset)
 }
 
 // Unwrap makes errors.Is(err, syscall.EINVAL) true.

@@ -63,11 +63,19 @@ func newEditVerb(c edit.Command) *cobra.Command {
 		if err := c.Check(args[1:]); err != nil {
 			return err
 		}
+		if path, _ := blockdev.ParseSpec(args[0]); missing(path) {
+			return fmt.Errorf("%s: no such image; the image comes first: 'ext4box %s'", args[0], cmd.Use)
+		}
 		return editImage(cmd, args[0], o, "changed", func(ctx context.Context, fs *ext4.FS) error {
 			return action(newEditor(ctx, cmd, fs), args[1:])
 		})
 	}
 	return cmd
+}
+
+func missing(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func newEditor(ctx context.Context, cmd *cobra.Command, fs *ext4.FS) *edit.Editor {
@@ -89,8 +97,13 @@ func newEditCommand() *cobra.Command {
 verbs of the same name, without IMAGE. Words are quoted as in a shell; what
 follows a # is a comment. A SCRIPT of - is standard input.
 
-The commands are: ` + strings.Join(names, ", ") + `. cp copies into the image,
-in which paths begin with a colon: cp ./fstab :/etc/fstab.
+The commands are:
+
+    ` + strings.Join(names, " ") + `
+
+cp copies into the image, in which paths begin with a colon:
+
+    cp ./fstab :/etc/fstab
 
 It stops at the first command that fails. What was done before stays; with
 --output, nothing does.`,

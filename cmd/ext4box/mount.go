@@ -36,9 +36,10 @@ func newMountCommand() *cobra.Command {
 		Short: "Mount an image on a directory",
 		Long: `Mount an image or a block device on a directory, and return when the mount
 answers. Root mounts directly, other users through fusermount3 (package fuse3).
-It is mounted for writing unless the image is write-protected, ro is asked
-for, or the file system has features that cannot be written safely. DIR may be /dev/fd/N, an open /dev/fuse that
-somebody else mounts.`,
+
+It is mounted for writing unless ro is asked for, the image is write-protected,
+or its file system cannot be written yet; then it says why it is not. DIR may
+be /dev/fd/N, an open /dev/fuse that somebody else mounts.`,
 		Example: `  ext4box mount disk.img /mnt
   ext4box mount -o ro,allow_other,noexec disk.img@p2 /mnt
   mount -t fuse.ext4box disk.img /mnt`,

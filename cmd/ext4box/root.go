@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"ext4box/blockdev"
 	"ext4box/cmd/ext4box/internal/edit"
@@ -40,6 +41,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if _, _, unknown := root.Find(words); unknown != nil {
+		err = fmt.Errorf("%w; %s", unknown, rightVerb(root, words[0]))
+	}
 	if text := err.Error(); text != "" {
 		warn(stderr, err)
 	}
@@ -52,10 +56,22 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 1
 }
 
-// warn writes one error as one line. Names in it may come from an image, or from
-// whoever named the image: a terminal is shown none of their control characters.
+// rightVerb says what may have been meant by a word that is no verb.
+func rightVerb(root *cobra.Command, word string) string {
+	if verbs := root.SuggestionsFor(word); len(verbs) > 0 {
+		return "did you mean " + strings.Join(verbs, " or ") + "?"
+	}
+	return "see 'ext4box --help'"
+}
+
+// warn writes one error as one line, with what to do about damage. Names in it may
+// come from an image, or from whoever named the image: a terminal is shown none of
+// their control characters.
 func warn(w io.Writer, err error) {
 	text := strings.ReplaceAll(strings.TrimRight(err.Error(), "\n"), "\n", "; ")
+	if errors.Is(err, unix.EUCLEAN) && !strings.Contains(text, "e2fsck") {
+		text += "; the image is damaged: run e2fsck"
+	}
 	fmt.Fprintf(w, "ext4box: %s\n", printable(text))
 }
 
@@ -126,6 +142,9 @@ partition.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),
+
+		DisableSuggestions:         true, // they would be several lines
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -134,6 +136,11 @@ var flagLetters = map[byte]uint32{
 	'j': 0x4000, 'x': ext4.FlagDAX,
 }
 
+// flagNames are the letters of flagLetters.
+func flagNames() string {
+	return string(slices.Sorted(maps.Keys(flagLetters)))
+}
+
 func (e *Editor) chattr(args []string, recursive bool, project string) error {
 	var set, clear uint32
 	exact, n := false, 0
@@ -141,7 +148,7 @@ func (e *Editor) chattr(args []string, recursive bool, project string) error {
 		for _, c := range []byte(args[n][1:]) {
 			flag, ok := flagLetters[c]
 			if !ok {
-				return fmt.Errorf("%q is not a flag that can be changed", c)
+				return fmt.Errorf("%q is not a flag that can be changed; those are %s", c, flagNames())
 			}
 			if args[n][0] == '-' {
 				clear |= flag
@@ -192,7 +199,12 @@ func (e *Editor) chattr(args []string, recursive bool, project string) error {
 		if n > 0 {
 			c.Flags = &flags
 		}
-		if err := e.FS.SetAttr(st.Ino, c); err != nil {
+		switch err := e.FS.SetAttr(st.Ino, c); {
+		case errors.Is(err, syscall.EOPNOTSUPP) && project != "":
+			return fmt.Errorf("the image has no projects, or its inodes no room for them (mke2fs -O project): %w", err)
+		case errors.Is(err, syscall.EOPNOTSUPP):
+			return fmt.Errorf("this kind of file, or this image, cannot have these flags: %w", err)
+		case err != nil:
 			return err
 		}
 		got, err := e.FS.Stat(st.Ino)
@@ -249,9 +261,13 @@ func ParseValue(s string) ([]byte, error) {
 	err := error(nil)
 	switch {
 	case prefix == "0x":
-		v, err = hex.DecodeString(s[2:])
+		if v, err = hex.DecodeString(s[2:]); err != nil {
+			err = errors.New("what follows 0x is not hexadecimal, two digits a byte")
+		}
 	case prefix == "0s":
-		v, err = base64.StdEncoding.DecodeString(s[2:])
+		if v, err = base64.StdEncoding.DecodeString(s[2:]); err != nil {
+			err = errors.New("what follows 0s is not base64")
+		}
 	case len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"':
 		v, err = unquote(s[1 : len(s)-1])
 	default:
