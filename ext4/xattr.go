@@ -93,22 +93,29 @@ func (fs *FS) xattrAreas(in *inode) (areas [2]xattr.Area, err error) {
 	if areas[0], err = fs.inodeXattrs(in); err != nil || in.FileACL == 0 {
 		return areas, err
 	}
-	b, err := fs.blks.Read(in.FileACL, buffer.Tag{Kind: buffer.Xattr}, func(b []byte) error {
-		what := "attribute " + disk.BlockName(in.FileACL)
-		if _, err := xattr.Block(what, b); err != nil || !fs.sums.Metadata {
-			return err
-		}
-		stored, sum := disk.DecodeXattrHeader(b).Checksum, fs.sums.XattrBlock(in.FileACL, b)
-		if stored != sum {
-			return disk.Corruptf(what, "checksum is %#x instead of %#x", stored, sum)
-		}
-		return nil
-	})
+	b, err := fs.blks.Read(in.FileACL, xattrTag, fs.xattrCheck(in.FileACL))
 	if err != nil {
 		return areas, fmt.Errorf("inode %d: %w", in.ino, err)
 	}
 	areas[1] = xattr.Trusted(b.Data)
 	return areas, nil
+}
+
+var xattrTag = buffer.Tag{Kind: buffer.Xattr}
+
+// xattrCheck verifies an attribute block.
+func (fs *FS) xattrCheck(blk uint64) func(b []byte) error {
+	return func(b []byte) error {
+		what := "attribute " + disk.BlockName(blk)
+		if _, err := xattr.Block(what, b); err != nil || !fs.sums.Metadata {
+			return err
+		}
+		stored, sum := disk.DecodeXattrHeader(b).Checksum, fs.sums.XattrBlock(blk, b)
+		if stored != sum {
+			return disk.Corruptf(what, "checksum is %#x instead of %#x", stored, sum)
+		}
+		return nil
+	}
 }
 
 func (fs *FS) inodeXattrs(in *inode) (xattr.Area, error) {

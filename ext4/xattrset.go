@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"ext4box/ext4/internal/balloc"
-	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/journal"
 	"ext4box/ext4/internal/xattr"
@@ -243,7 +242,7 @@ func (fs *FS) sharesXattrs(in *inode) (bool, error) {
 	if in.FileACL == 0 {
 		return false, nil
 	}
-	b, err := fs.blks.ReadPinned(in.FileACL, buffer.Tag{Kind: buffer.Xattr}, noCheck) // has been checked by xattrAreas
+	b, err := fs.blks.ReadPinned(in.FileACL, xattrTag, fs.xattrCheck(in.FileACL))
 	if err != nil {
 		return false, err
 	}
@@ -260,14 +259,13 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs, old []xattr.At
 	if len(attrs) == 0 {
 		return fs.dropXattrBlock(tx, in, refs)
 	}
-	tag := buffer.Tag{Kind: buffer.Xattr}
 	if in.FileACL != 0 {
 		shared, err := fs.sharesXattrs(in)
 		if err != nil {
 			return err
 		}
 		if !shared {
-			b, err := fs.blks.ReadPinned(in.FileACL, tag, noCheck)
+			b, err := fs.blks.ReadPinned(in.FileACL, xattrTag, fs.xattrCheck(in.FileACL))
 			if err != nil {
 				return err
 			}
@@ -294,7 +292,7 @@ func (fs *FS) putXattrBlock(tx *journal.Handle, in *inode, attrs, old []xattr.At
 	if err := fs.dropXattrBlock(tx, in, refs); err != nil {
 		return err
 	}
-	b, err := tx.New(run.Start, tag)
+	b, err := tx.New(run.Start, xattrTag)
 	if err != nil {
 		return err
 	}
@@ -314,7 +312,7 @@ func (fs *FS) dropXattrBlock(tx *journal.Handle, in *inode, refs valueRefs) erro
 	if err != nil {
 		return err
 	}
-	b, err := fs.blks.ReadPinned(in.FileACL, buffer.Tag{Kind: buffer.Xattr}, noCheck)
+	b, err := fs.blks.ReadPinned(in.FileACL, xattrTag, fs.xattrCheck(in.FileACL))
 	if err != nil {
 		return err
 	}

@@ -72,9 +72,11 @@ func newArea(what string, b []byte, first, base int) (Area, error) {
 		}
 		off = next
 	}
+	// Values that overlap would be more, once they are copied, than what they are in.
+	room := len(b) - end
 	for off := first; ; {
-		e, next, last, _ := disk.NextXattr(b, off)
-		if last {
+		e, next, last, problem := disk.NextXattr(b, off)
+		if last || problem != "" {
 			return a, nil
 		}
 		if e.ValueSize > MaxValue {
@@ -85,12 +87,17 @@ func newArea(what string, b []byte, first, base int) (Area, error) {
 			if start < end || start > len(b) || int(e.ValueSize) > len(b)-start {
 				return Area{}, disk.Corruptf(what, "attribute value at %d+%d leaves its area", e.ValueOffs, e.ValueSize)
 			}
+			if room -= int(e.ValueSize); room < 0 {
+				return Area{}, disk.Corruptf(what, "attribute values overlap")
+			}
 		}
 		off = next
 	}
 }
 
-// Each calls fn for every attribute until fn returns false.
+// Each calls fn for every attribute until fn returns false. A hostile image can
+// give the area to something else as well, which may change it at any time: the
+// attributes are then wrong, but nothing worse happens.
 func (a Area) Each(fn func(Attr) bool) {
 	if a.b == nil {
 		return
@@ -103,6 +110,9 @@ func (a Area) Each(fn func(Attr) bool) {
 		at := Attr{Index: e.NameIndex, Name: e.Name, Ino: e.ValueIno, Size: e.ValueSize, Hash: e.Hash}
 		if e.ValueIno == 0 && e.ValueSize > 0 {
 			start := a.base + int(e.ValueOffs)
+			if start > len(a.b) || int(e.ValueSize) > len(a.b)-start {
+				return
+			}
 			at.Value = a.b[start : start+int(e.ValueSize)]
 		}
 		if !fn(at) {
