@@ -162,7 +162,7 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 	credits += first + balloc.CreditsAllocInode + 2 + creditsSetXattrs + creditsOrphan
 	err = fs.transact(credits, revokes+more+1, func(tx *journal.Handle) error {
 		isDir := in.IsDir()
-		ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{
+		ino, err := fs.allocInode(tx, balloc.InodeRequest{
 			Parent: uint32(d.ino), Dir: isDir, Spread: isDir && (d.ino == RootIno || d.Flags&disk.FlagTopdir != 0),
 		})
 		if err != nil {
@@ -187,6 +187,24 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 		fs.Hold(in.ino)
 	}
 	return in.ino, nil
+}
+
+// allocInode takes the number of a free inode. One that is somebody's, whatever
+// the bitmap says, must not be given out: the two would know nothing of each
+// other's locks.
+func (fs *FS) allocInode(tx *journal.Handle, r balloc.InodeRequest) (uint32, error) {
+	ino, err := fs.w.groups.AllocInode(tx, r)
+	if err != nil {
+		return 0, err
+	}
+	in := fs.nodes.Get(uint64(ino))
+	if in != nil {
+		in.put()
+	}
+	if in != nil || fs.private(Ino(ino)) || ino == fs.sb.JournalIno {
+		return 0, disk.Corruptf(disk.InodeName(ino), "is in use and is marked free")
+	}
+	return ino, nil
 }
 
 // prepare sets the fields of a new inode, and returns the attributes that it

@@ -2,7 +2,9 @@ package ext4_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -326,6 +328,14 @@ func (v *victim) damage(rng *rand.Rand, dev *blocktest.Mem) (what string, fixed 
 		dev.WriteAt(b, disk.SuperblockOffset+0xE8)
 		return fmt.Sprintf("inode %d is on the orphan list", ino), false
 	}
+	if rng.IntN(12) == 0 && len(v.blocks["journal"]) > 0 {
+		blk, off := v.blocks["journal"][0], int64(0x0C+4*rng.IntN(18))
+		b := make([]byte, 4)
+		w := []uint32{0, 1, 2, 3, 5, 10, 20, 40, 100, 200, 1 << 10, 1 << 20, 1 << 31, math.MaxUint32}[rng.IntN(14)]
+		binary.BigEndian.PutUint32(b, w)
+		dev.WriteAt(b, blk<<v.geo.BlockBits+off)
+		return fmt.Sprintf("journal superblock: word %#x is %d", off, w), true
+	}
 	kind := v.kinds[rng.IntN(len(v.kinds))]
 	if rng.IntN(4) == 0 && len(v.blocks["directory"]) > 0 {
 		kind = "directory"
@@ -356,7 +366,15 @@ func (v *victim) anyBlock(rng *rand.Rand, kind string) int64 {
 // damageInode changes a field or two of an inode.
 func (v *victim) damageInode(rng *rand.Rand, raw []byte, word func() uint32) (what string, fixed bool) {
 	for range 1 + rng.IntN(2) {
-		switch rng.IntN(6) {
+		switch rng.IntN(7) {
+		case 6: // the attributes of another one
+			other := v.rawInode(v.device(), v.inodes[rng.IntN(len(v.inodes))])
+			if blk := v.blocks["xattr"]; rng.IntN(2) == 0 && len(blk) > 0 {
+				le.PutUint32(other[0x68:], uint32(blk[rng.IntN(len(blk))]))
+			}
+			copy(raw[0x68:0x6C], other[0x68:])
+			copy(raw[min(0x80, len(raw)):], other[min(0x80, len(raw)):])
+			what += fmt.Sprintf("another one's attributes (block %d); ", le.Uint32(raw[0x68:]))
 		case 0: // the flags that change how everything else is read
 			flags := []disk.InodeFlags{disk.FlagExtents, disk.FlagInlineData, disk.FlagIndex, disk.FlagEncrypt, disk.FlagVerity,
 				disk.FlagCasefold, disk.FlagEAInode, disk.FlagHugeFile, disk.FlagAppend, disk.FlagJournalData}

@@ -403,7 +403,7 @@ func (p *xattrPlan) put(tx *journal.Handle) error {
 // may return one that is to be abandoned.
 func (p *xattrPlan) make(tx *journal.Handle, v *newValue) (*inode, error) {
 	fs, value := p.fs, p.attrs[v.at].Value
-	ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{Parent: uint32(p.in.ino)})
+	ino, err := fs.allocInode(tx, balloc.InodeRequest{Parent: uint32(p.in.ino)})
 	if err != nil {
 		return nil, err
 	}
@@ -418,7 +418,6 @@ func (p *xattrPlan) make(tx *journal.Handle, v *newValue) (*inode, error) {
 	fs.initExtra(ea)
 	ea.Flags = disk.FlagEAInode
 	fs.initMap(ea)
-	fs.nodes.Remove(uint64(ino))
 	if err := fs.editRaw(tx, ea.ino, ea.seed, func(raw []byte) { clear(raw) }); err != nil {
 		return ea, err
 	}

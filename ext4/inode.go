@@ -114,6 +114,12 @@ func (fs *FS) iget(ino Ino) (*inode, error) {
 	if in.Flags&disk.FlagEAInode != 0 {
 		return nil, disk.Corruptf(disk.InodeName(uint32(ino)), "an extended attribute value is used as a file")
 	}
+	if in.Links == 0 && fs.w != nil && !fs.w.orphans.has(ino) && !fs.w.orphanFile.has(ino) {
+		if in := fs.nodes.Get(uint64(ino)); in != nil {
+			return in, nil // which has just got a name
+		}
+		return nil, fmt.Errorf("inode %d is deleted: %w", ino, syscall.ESTALE)
+	}
 	return fs.nodes.Add(uint64(ino), in), nil
 }
 

@@ -101,15 +101,20 @@ func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, 
 
 // checkCircle verifies that directory dir is not inside of inode ino.
 func (fs *FS) checkCircle(ino, dir Ino) error {
-	for at, steps := dir, uint32(0); ; steps++ {
-		if at == ino {
+	// A circle leads back to the directory that was remembered last, which is
+	// another one at each power of two: that takes no longer than the circle is.
+	passed, at := Ino(0), dir
+	for steps := uint64(1); ; steps++ {
+		switch at {
+		case ino:
 			return syscall.EINVAL
-		}
-		if at == RootIno {
+		case RootIno:
 			return nil
-		}
-		if steps > fs.geo.InodesCount {
+		case passed:
 			return disk.Corruptf(disk.InodeName(uint32(dir)), "is in a circle of directories")
+		}
+		if steps&(steps-1) == 0 {
+			passed = at
 		}
 		up, err := fs.Lookup(at, "..")
 		if err != nil {
@@ -272,12 +277,11 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 		return fs.removeName(tx, r.oldDir, r.oldName)
 	}
 	w, attrs := r.left, r.leftAttrs
-	ino, err := fs.w.groups.AllocInode(tx, balloc.InodeRequest{Parent: uint32(r.oldDir.ino)})
+	ino, err := fs.allocInode(tx, balloc.InodeRequest{Parent: uint32(r.oldDir.ino)})
 	if err != nil {
 		return err
 	}
 	w.ino, w.seed = Ino(ino), fs.sums.InodeSeed(ino, w.Generation)
-	fs.nodes.Remove(uint64(ino))
 	if err := fs.editRaw(tx, w.ino, w.seed, func(raw []byte) { clear(raw) }); err != nil {
 		return err
 	}

@@ -226,12 +226,7 @@ func (fs *FS) reap(ino Ino) error {
 	if err := fs.dropValues(in); err != nil {
 		return err
 	}
-	if err := fs.deleteInode(in); err != nil {
-		return err
-	}
-	in.deleted = true
-	fs.nodes.Remove(uint64(ino))
-	return nil
+	return fs.deleteInode(in)
 }
 
 // deleteInode frees an orphan that has no blocks but for its attributes.
@@ -251,7 +246,11 @@ func (fs *FS) deleteInode(in *inode) error {
 		if err := fs.store(tx, in); err != nil {
 			return err
 		}
-		return errors.Join(fs.discharge(tx, in), fs.w.groups.FreeInode(tx, uint32(in.ino), dir))
+		err := fs.discharge(tx, in)
+		// Nobody finds it any longer by the time its number is free.
+		in.deleted = true
+		fs.nodes.Remove(uint64(in.ino))
+		return errors.Join(err, fs.w.groups.FreeInode(tx, uint32(in.ino), dir))
 	})
 	if err == nil {
 		fs.w.reaped.Add(1)

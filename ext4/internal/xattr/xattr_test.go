@@ -1,6 +1,7 @@
 package xattr_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -299,4 +300,46 @@ func FuzzACL(f *testing.F) {
 			t.Errorf("%x becomes %x", b, wire)
 		}
 	})
+}
+
+// TestOverlappingValues: values that share their bytes would be many times as
+// much when they are copied.
+func TestOverlappingValues(t *testing.T) {
+	b := make([]byte, 1024)
+	xattr.EncodeBlock(b, []xattr.Attr{
+		{Index: disk.XattrUser, Name: []byte("a"), Value: bytes.Repeat([]byte("a"), 400), Size: 400},
+		{Index: disk.XattrUser, Name: []byte("b"), Value: bytes.Repeat([]byte("b"), 400), Size: 400},
+	})
+	if _, err := xattr.Block("block", b); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		entry := b[disk.XattrHeaderSize+20*i:]
+		le.PutUint16(entry[2:], 1024-700)
+		le.PutUint32(entry[8:], 700)
+	}
+	if _, err := xattr.Block("block", b); !errors.Is(err, syscall.EUCLEAN) {
+		t.Errorf("values that overlap: %v", err)
+	}
+}
+
+// TestAreaThatChanges: a block that has been checked can be a part of something
+// else, whose owner changes it.
+func TestAreaThatChanges(t *testing.T) {
+	sound := make([]byte, 1024)
+	xattr.EncodeBlock(sound, []xattr.Attr{
+		{Index: disk.XattrUser, Name: []byte("a"), Value: bytes.Repeat([]byte("a"), 40), Size: 40},
+		{Index: disk.XattrUser, Name: []byte("b"), Value: bytes.Repeat([]byte("b"), 40), Size: 40},
+	})
+	for off := disk.XattrHeaderSize; off < disk.XattrHeaderSize+48; off++ {
+		for _, v := range []byte{0, 1, 0x7f, 0x80, 0xff} {
+			b := bytes.Clone(sound)
+			area, err := xattr.Block("block", b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[off] = v
+			area.Each(func(xattr.Attr) bool { return true })
+		}
+	}
 }

@@ -1,0 +1,126 @@
+package ext4_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ext4box/ext4"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/disktest"
+	"ext4box/internal/testimage"
+)
+
+// dir writes an inode of a directory with these entries.
+func (e *evil) dir(ino, parent uint32, entries ...disktest.Entry) {
+	list := append([]disktest.Entry{{Ino: ino, Type: disk.FTDir, Name: "."}, {Ino: parent, Type: disk.FTDir, Name: ".."}}, entries...)
+	blk := e.block(disktest.DirBlock(e.bs, false, list...))
+	e.inode(ino, disk.ModeDir|0o755, 5, uint64(e.bs), disk.FlagExtents, disktest.ExtentNode(60, 0, disktest.Written(0, 1, blk)))
+}
+
+// TestHostileCircle moves a directory into one that is inside of itself, on a
+// filesystem that has room for a billion others.
+func TestHostileCircle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its limits are for code at full speed, which the race detector's is not")
+	}
+	e := newEvil(t, 4096, 1<<30)
+	e.dir(2, 2, disktest.Entry{Ino: 20, Type: disk.FTDir, Name: "into"}, disktest.Entry{Ino: 30, Type: disk.FTDir, Name: "moved"})
+	e.dir(20, 21)
+	for i := uint32(21); i < 25; i++ {
+		e.dir(i, i+1)
+	}
+	e.dir(25, 22)
+	e.dir(30, 2)
+	dev := e.device()
+	dev.SetReadOnly(false)
+	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	if why := fs.ReadOnlyReason(); why != "" {
+		t.Fatal(why)
+	}
+	err = within(t, func() error { return fs.Rename(ext4.RootIno, "moved", 20, "moved", 0) })
+	if !errors.Is(err, syscall.EUCLEAN) {
+		t.Errorf("moved into a circle: %v", err)
+	}
+}
+
+// TestInodeInUseMarkedFree: an inode that somebody uses is given to nobody else,
+// whatever the bitmap says of it.
+func TestInodeInUseMarkedFree(t *testing.T) {
+	img := testimage.Build(t, t.TempDir(), testimage.Config{
+		Name: "image", Size: 12 << 20, Args: strings.Fields("-t ext4 -b 1024 -J size=1"), Level: testimage.Small})
+	v := newVictim(t, img)
+	fs, err := ext4.Open(v.device(), ext4.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := fs.Resolve("files/hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := fs.Resolve("files")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dev := v.device()
+	group, index := v.geo.InodeGroup(uint32(file))
+	raw := make([]byte, v.geo.DescSize)
+	dev.ReadAt(raw, v.descAt(group))
+	d := disk.DecodeGroupDesc(raw)
+	bitmap := v.read(dev, d.InodeBitmap)
+	disk.Bitmap(bitmap).ClearRange(index, 1)
+	dev.WriteAt(bitmap, int64(d.InodeBitmap)<<v.geo.BlockBits)
+	d.FreeInodes++
+	disk.EncodeGroupDesc(raw, &d)
+	dev.WriteAt(raw, v.descAt(group))
+	v.seal(dev)
+
+	fs, err = ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	if _, err := fs.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		ino, err := fs.Create(dir, fmt.Sprint("new", i), ext4.NewNode{Mode: syscall.S_IFREG | 0o600})
+		if ino == file {
+			t.Fatalf("inode %d is given out a second time", ino)
+		}
+		if errors.Is(err, syscall.EUCLEAN) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Error("the inode was not come across")
+}
+
+// TestDeletedInodeIsStale: the number of an inode that was deleted before the
+// filesystem was opened leads nowhere, although the kernel left most of it.
+func TestDeletedInodeIsStale(t *testing.T) {
+	e := newEvil(t, 1024, 20000)
+	e.inode(40, disk.ModeReg|0o644, 0, 100, disk.FlagExtents, disktest.ExtentNode(60, 0), func(raw []byte) { le.PutUint32(raw[0x14:], 1e9) })
+	dev := e.device()
+	dev.SetReadOnly(false)
+	fs, err := ext4.Open(dev, ext4.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	if _, err := fs.Stat(40); !errors.Is(err, syscall.ESTALE) {
+		t.Errorf("stat of a deleted inode: %v", err)
+	}
+}
