@@ -13,6 +13,8 @@ DIFFERENTIAL_OPS  ?= 20000
 DIFFERENTIAL_SEED ?= 1000
 CRASHPOINTS ?= 2000
 CRASHKILLS  ?= 100
+DAMAGE      ?= 1000
+DAMAGESEED  ?= 1000
 FSXOPS      ?= 1000000
 FSXSEED     ?= 1
 STRESSTIME  ?= 300
@@ -21,7 +23,7 @@ RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash fsx stress links soak bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash damage fsx stress links soak bench install uninstall clean
 
 all: build
 
@@ -48,6 +50,11 @@ fuzz:
 # Random I/O to files on a mount, against buffers in memory: FSXOPS operations.
 fsx:
 	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx$$' -v ./test
+
+# Damaged images of each shape that are opened for writing and worked on, DAMAGE
+# of them from seed DAMAGESEED on.
+damage:
+	EXT4BOX_DAMAGE='$(DAMAGE)' EXT4BOX_DAMAGE_SEED='$(DAMAGESEED)' $(GO) test -count=1 -timeout 4h -run '^TestDamageWritten$$' -v ./ext4
 
 # stress-ng's filesystem class against a mount, STRESSTIME seconds.
 stress: setup build

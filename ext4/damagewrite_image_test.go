@@ -64,6 +64,9 @@ func newVictim(t *testing.T, img *testimage.Image) *victim {
 		add("bitmap", d.BlockBitmap)
 		add("bitmap", d.InodeBitmap)
 		for i := range uint64(v.geo.InodeTableBlocks) {
+			if i < 16 {
+				add("inodes", d.InodeTable+i)
+			}
 			known[int64(d.InodeTable+i)] = true
 			v.fixed[int64(d.InodeTable+i)] = true
 		}
@@ -388,6 +391,12 @@ func (v *victim) damageInode(rng *rand.Rand, raw []byte, word func() uint32) (wh
 		case 2: // the block map
 			off := 0x28 + 4*rng.IntN(15)
 			w := word()
+			if rng.IntN(2) == 0 { // where the first block is
+				w = uint32(v.anyBlock(rng, v.kinds[rng.IntN(len(v.kinds))]))
+				if off = 0x28; le.Uint32(raw[0x20:])&uint32(disk.FlagExtents) != 0 {
+					off += disk.ExtentHeaderSize + 8
+				}
+			}
 			le.PutUint32(raw[off:], w)
 			what += fmt.Sprintf("word %#x is %#x; ", off, w)
 		case 3: // that of another block map, blocks and all
