@@ -36,7 +36,15 @@ func lock(f *os.File, st *unix.Stat_t, o Options) error {
 			return openError(f.Name(), err, o)
 		}
 	}
-	if loop := loopOn(st, o.Lock); loop != "" {
+	// The kernel detaches a loop device a moment after its last user has gone.
+	var loop string
+	err := retryBusy(o, func() error {
+		if loop = loopOn(st, o.Lock); loop != "" {
+			return unix.EBUSY
+		}
+		return nil
+	})
+	if err != nil {
 		return causef(unix.EBUSY, "%s: in use by the loop device %s; detach it first (losetup -d %[2]s)", f.Name(), loop)
 	}
 	return nil

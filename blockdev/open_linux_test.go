@@ -453,7 +453,7 @@ func TestBackingFileOfLoopDevice(t *testing.T) {
 	t.Run("writable", func(t *testing.T) {
 		dev := loop(t, link)
 		for _, l := range []Lock{LockShared, LockExclusive} {
-			_, err := Open(img, Options{ReadOnly: true, Lock: l})
+			_, err := Open(img, Options{ReadOnly: true, Lock: l, LockWait: -1})
 			wantError(t, err, syscall.EBUSY, "in use by the loop device "+dev+"; detach it first (losetup -d "+dev+")")
 		}
 		mustOpen(t, img, Options{ReadOnly: true})
@@ -468,6 +468,11 @@ func TestBackingFileOfLoopDevice(t *testing.T) {
 	})
 	t.Run("detached", func(t *testing.T) {
 		mustOpen(t, img, Options{Lock: LockExclusive})
+	})
+	t.Run("detached soon", func(t *testing.T) {
+		dev := attach(t, img)
+		time.AfterFunc(100*time.Millisecond, func() { detach(t, dev) })
+		mustOpen(t, img, Options{Lock: LockExclusive, LockWait: time.Minute})
 	})
 }
 

@@ -189,7 +189,7 @@ func TestDataOption(t *testing.T) {
 	}
 	for options, ok := range map[string]bool{"data=journal": false, "data=journal,ro": true, "data=journal,data=ordered": true, "data=writeback": true} {
 		dir := t.TempDir()
-		r := run(t, "mount", "-o", options, img, dir)
+		r := runMount(t, "-o", options, img, dir)
 		if ok != (r.status == 0) || !ok && (r.status != 1 || !strings.Contains(r.stderr, "use data=ordered")) {
 			t.Errorf("%s: status %d: %s", options, r.status, r.stderr)
 		}

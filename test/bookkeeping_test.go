@@ -145,7 +145,7 @@ func TestCheckWarnings(t *testing.T) {
 			}
 			dir := t.TempDir()
 			log := filepath.Join(t.TempDir(), "log")
-			r := run(t, "mount", "--log", log, img, dir)
+			r := runMount(t, "--log", log, img, dir)
 			if r.status != 0 {
 				t.Fatal(r.stderr)
 			}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"ext4box/ext4"
 	"ext4box/internal/testimage"
@@ -258,11 +257,7 @@ func mountRW(t testing.TB, source string, options ...string) string {
 		}
 	})
 	opts := strings.Join(append([]string{"rw"}, options...), ",")
-	r := run(t, "mount", "-o", opts, "--log", log, source, dir)
-	for end := time.Now().Add(patience); strings.Contains(r.stderr, "in use by the loop device") && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond) // the kernel detaches when everybody has closed it
-		r = run(t, "mount", "-o", opts, "--log", log, source, dir)
-	}
+	r := runMount(t, "-o", opts, "--log", log, source, dir)
 	if r.status != 0 {
 		t.Fatalf("mounting %s -o %s: status %d: %s", source, opts, r.status, r.stderr)
 	}

@@ -83,6 +83,19 @@ func run(t testing.TB, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
+// runMount runs ext4box mount on what is to be mounted. The loop device of an
+// earlier mount, by ext4box or the kernel, is detached when everybody has closed
+// it, and the whole machine takes a look at new devices: for that it waits.
+func runMount(t testing.TB, args ...string) result {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		r := run(t, append([]string{"mount"}, args...)...)
+		if !strings.Contains(r.stderr, "in use by the loop device") || time.Now().After(end) {
+			return r
+		}
+	}
+}
+
 // mount mounts a file through ext4box until the test ends and returns the
 // mount point.
 func mount(t testing.TB, source string, options ...string) string {
@@ -90,7 +103,7 @@ func mount(t testing.TB, source string, options ...string) string {
 	requireMounting(t)
 	dir := t.TempDir()
 	opts := strings.Join(append([]string{"ro"}, options...), ",")
-	if r := run(t, "mount", "-o", opts, source, dir); r.status != 0 {
+	if r := runMount(t, "-o", opts, source, dir); r.status != 0 {
 		t.Fatalf("mounting %s -o %s: status %d: %s", source, opts, r.status, r.stderr)
 	}
 	t.Cleanup(func() {

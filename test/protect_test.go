@@ -40,7 +40,7 @@ func TestErrorsOption(t *testing.T) {
 			if err := os.Mkdir(m, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if r := run(t, "mount", "--log", log, "-o", "errors="+policy, path, m); r.status != 0 {
+			if r := runMount(t, "--log", log, "-o", "errors="+policy, path, m); r.status != 0 {
 				t.Fatal(r.stderr)
 			}
 			_, err := os.ReadDir(filepath.Join(m, "bad"))

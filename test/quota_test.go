@@ -68,7 +68,7 @@ func TestQuotaMount(t *testing.T) {
 	}
 	mnt := t.TempDir()
 	openUp(filepath.Join(mnt, "x"))
-	if r := run(t, "mount", "-o", "rw,allow_other,usrquota,grpquota,prjquota", img, mnt); r.status != 0 {
+	if r := runMount(t, "-o", "rw,allow_other,usrquota,grpquota,prjquota", img, mnt); r.status != 0 {
 		t.Fatalf("mount: %s", r.stderr)
 	}
 	t.Cleanup(func() {
