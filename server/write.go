@@ -42,8 +42,10 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 	a.Touch = in.Valid&fuse.SetattrAtimeNow != 0
 	// So, if not only so, comes what the kernel keeps of data that it writes back.
 	a.WrittenBack = in.Valid&(fuse.SetattrAtime|fuse.SetattrMtimeNow) == 0
-	if in.Valid&(fuse.SetattrSize|fuse.SetattrUID|fuse.SetattrGID|fuse.SetattrKillSuidgid) != 0 {
-		if err := s.killPriv(r, ino, in.Valid&fuse.SetattrKillSuidgid != 0); err != nil {
+	// A chown(2) that changes neither owner is nothing but a new ctime here.
+	idle := in.Valid == fuse.SetattrCtime
+	if idle || in.Valid&(fuse.SetattrSize|fuse.SetattrUID|fuse.SetattrGID|fuse.SetattrKillSuidgid) != 0 {
+		if err := s.killPriv(r, ino, idle || in.Valid&fuse.SetattrKillSuidgid != 0); err != nil {
 			return s.errno(r, err)
 		}
 	}
@@ -260,7 +262,8 @@ func (s *Server) Setxattr(r *fuse.Request, in *fuse.SetxattrIn, name string, val
 		return s.errno(r, err)
 	}
 	var err error
-	if in.SetxattrFlags&fuse.SetxattrACLKillSgid != 0 {
+	// The kernel asks for it with default ACLs too, which leave the mode alone.
+	if in.SetxattrFlags&fuse.SetxattrACLKillSgid != 0 && name == "system.posix_acl_access" {
 		err = s.fs.KillSetgid(ino)
 	}
 	return s.settle(r, err, ino)

@@ -75,11 +75,14 @@ func (p *player) play(s step) string {
 }
 
 // as calls what as another user, and as root if uid is 0.
-func as(uid int, what func() string) string {
+func as(uid int, what func() string) string { return asGroup(uid, uid, what) }
+
+// asGroup is as with another first group.
+func asGroup(uid, gid int, what func() string) string {
 	if uid != 0 {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		_ = unix.Setfsgid(uid)
+		_ = unix.Setfsgid(gid)
 		_ = unix.Setfsuid(uid)
 		defer func() {
 			_ = unix.Setfsuid(0)
