@@ -38,11 +38,8 @@ func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
 // SetxattrAs is Setxattr by somebody for whom, if limited, limits of quota hold:
 // EDQUOT.
 func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited bool) error {
-	index, rest, err := parseXattrName(name)
-	switch {
-	case err != nil:
-		return err
-	case len(rest) > disk.NameMax:
+	index, rest, nameErr := parseXattrName(name)
+	if len(rest) > disk.NameMax {
 		return syscall.ERANGE
 	}
 	if isACL(index) {
@@ -58,10 +55,12 @@ func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited 
 	}
 	defer in.wunlock()
 	in.quota.limited = limited
-	if in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0 {
+	switch {
+	case in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0: // whatever the name
 		return syscall.EPERM
-	}
-	if index == disk.XattrACLDefault && !in.IsDir() {
+	case nameErr != nil:
+		return nameErr
+	case index == disk.XattrACLDefault && !in.IsDir():
 		return syscall.EACCES
 	}
 	return fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
@@ -100,17 +99,17 @@ func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited 
 // Removexattr removes an extended attribute. ENODATA: there is none, and it is
 // no ACL.
 func (fs *FS) Removexattr(ino Ino, name string) error {
-	index, rest, err := parseXattrName(name)
-	if err != nil {
-		return err
-	}
+	index, rest, nameErr := parseXattrName(name)
 	in, err := fs.wlock(ino)
 	if err != nil {
 		return err
 	}
 	defer in.wunlock()
-	if in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0 {
+	switch {
+	case in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
 		return syscall.EPERM
+	case nameErr != nil:
+		return nameErr
 	}
 	err = fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
 		i := findXattr(attrs, index, rest)
@@ -190,6 +189,15 @@ func (fs *FS) placeXattrs(in *inode, attrs []xattr.Attr) (inside, outside []xatt
 	inside, outside = xattr.Split(attrs, room)
 	if in.inline() && (len(inside) == 0 || !isInlineAttr(&inside[0])) {
 		err = disk.Corruptf(disk.InodeName(uint32(in.ino)), "has no room for its inline data")
+	}
+	if in.IsSymlink() && !in.hasBlockMap() && len(outside) == 0 {
+		// Without an attribute block e2fsck takes what values count to the link
+		// for blocks of its target, which is in the inode.
+		for i := range inside {
+			if inside[i].Ino != 0 {
+				return slices.Concat(inside[:i], inside[i+1:]), inside[i : i+1], err
+			}
+		}
 	}
 	return inside, outside, err
 }
