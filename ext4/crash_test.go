@@ -64,6 +64,8 @@ var crashConfigs = []crashConfig{
 	{name: "bigalloc-1k-16k", args: "-t ext4 -b 1024 -O bigalloc,^metadata_csum,^64bit -C 16384 -J size=1", size: 48 << 20},
 	{name: "eainode", args: "-t ext4 -O ea_inode -J size=4", values: 20000},
 	{name: "eainode1k", args: "-t ext4 -b 1024 -O ea_inode,inline_data,^metadata_csum -J size=4", tiny: 130, values: 9000},
+	{name: "bigalloc-eainode", args: "-t ext4 -b 1024 -O bigalloc,ea_inode -C 4096 -J size=1", size: 32 << 20, values: 9000},
+	{name: "bigalloc-eainode-64k", args: "-t ext4 -O bigalloc,ea_inode,inline_data -C 65536 -J size=4", size: 128 << 20, tiny: 130, values: 20000},
 }
 
 // crashRig is a filesystem whose devices are recorded.

@@ -48,11 +48,9 @@ func (r valueRefs) count(attrs []xattr.Attr, by int) {
 // valueBlocks is what values in other inodes add to the blocks of the one whose
 // attributes they are: whole clusters.
 func (fs *FS) valueBlocks(attrs []xattr.Attr) (blocks int64) {
-	mask := int64(1)<<fs.geo.ClusterBits - 1
 	for i := range attrs {
 		if attrs[i].Ino != 0 {
-			n := int64(fs.roundUp(uint64(attrs[i].Size)) >> fs.geo.BlockBits)
-			blocks += (n + mask) &^ mask
+			blocks += int64(fs.clusterEnd(fs.roundUp(uint64(attrs[i].Size)) >> fs.geo.BlockBits))
 		}
 	}
 	return blocks
@@ -261,8 +259,8 @@ func (fs *FS) leaveXattrBlock(in *inode) error {
 
 // newValue is a value that gets an inode.
 type newValue struct {
-	at   int // of which of the attributes
-	runs []balloc.Run
+	at   int          // of which of the attributes
+	runs []balloc.Run // reserved, whole clusters
 }
 
 // xattrPlan is a change of the attributes of an inode, which is locked, from
@@ -340,19 +338,17 @@ func (fs *FS) planXattrs(in *inode, attrs []xattr.Attr, changed int) (*xattrPlan
 // reserve reserves the blocks of a value, and computes what writing it takes.
 func (p *xattrPlan) reserve(v *newValue) error {
 	fs := p.fs
-	left := uint32(fs.roundUp(uint64(len(p.attrs[v.at].Value))) >> fs.geo.BlockBits)
-	value := []xattr.Attr{{Ino: 1, Size: uint32(len(p.attrs[v.at].Value))}}
-	space := uint64(fs.valueBlocks(value))
+	blocks := fs.roundUp(uint64(len(p.attrs[v.at].Value))) >> fs.geo.BlockBits
+	space := fs.clusterEnd(blocks)
 	switch room, err := fs.afford(p.in, space, 1); {
 	case err != nil:
 		return err
 	case room < space:
 		return syscall.EDQUOT
 	}
-	p.credits += int(left)
-	blocks := uint64(left)
+	p.credits += int(blocks)
 	goal, merge := fs.goal(p.in, 0)
-	for left > 0 {
+	for left := uint32(space); left > 0; {
 		run, err := fs.w.groups.Reserve(balloc.Request{Goal: goal, Merge: merge, Want: left, Metadata: true, Root: fs.privileged(&p.in.Inode)})
 		if err != nil {
 			return err
@@ -421,21 +417,24 @@ func (p *xattrPlan) make(tx *journal.Handle, v *newValue) (*inode, error) {
 	if err := fs.editRaw(tx, ea.ino, ea.seed, func(raw []byte) { clear(raw) }); err != nil {
 		return ea, err
 	}
+	blocks := fs.roundUp(ea.size) >> fs.geo.BlockBits
 	for blk := uint64(0); len(v.runs) > 0; {
 		run := v.runs[0]
-		err := fs.claim(tx, ea, extent.Run{Block: blk, Len: uint64(run.Len), Start: run.Start}, extent.Written)
+		// Of the last cluster as much as there is something to store in.
+		n := min(uint64(run.Len), blocks-blk)
+		err := fs.claim(tx, ea, extent.Run{Block: blk, Len: n, Start: run.Start}, extent.Written)
 		if err != nil {
 			return ea, err // the run is still reserved
 		}
 		v.runs = v.runs[1:]
-		for i := range uint64(run.Len) {
+		for i := range n {
 			b, err := tx.New(run.Start+i, valueTag)
 			if err != nil {
 				return ea, err
 			}
 			copy(b.Data, value[(blk+i)<<fs.geo.BlockBits:])
 		}
-		blk += uint64(run.Len)
+		blk += n
 	}
 	return ea, fs.putValue(tx, ea)
 }

@@ -365,3 +365,45 @@ func TestValueOrphans(t *testing.T) {
 	}
 	r.close()
 }
+
+// TestValuesOfLinks gives large attributes to symbolic links whose target is in
+// the inode, and takes them away.
+func TestValuesOfLinks(t *testing.T) {
+	for _, args := range [][]string{nil, {"-O", "bigalloc", "-C", "4096"}, {"-O", "inline_data"}, {"-I", "128"}} {
+		r := newEARig(t, 16<<20, args...)
+		before := r.free()
+		for _, target := range []string{"D", "a target", strings.Repeat("t", 59)} {
+			ino, err := r.Create(ext4.RootIno, target, ext4.NewNode{Mode: syscall.S_IFLNK | 0o777, Target: target})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string][]byte{}
+			for i, n := range []int{10, 5000, 1000, 20000} {
+				name := fmt.Sprint("security.", i)
+				want[name] = bytes.Repeat([]byte{byte(i)}, n)
+				if err := r.Setxattr(ino, name, want[name], 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for name, v := range want {
+				if got, err := r.Getxattr(ino, name); err != nil || !bytes.Equal(got, v) {
+					t.Errorf("%q has %d bytes of %s, %v", target, len(got), name, err)
+				}
+			}
+			if err := r.Removexattr(ino, "security.1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.close()
+		r.FS = openRW(t, r.img)
+		for _, target := range []string{"D", "a target", strings.Repeat("t", 59)} {
+			if err := r.Unlink(ext4.RootIno, target); err != nil {
+				t.Error(err)
+			}
+		}
+		if after := r.free(); after != before {
+			t.Errorf("%v: free are %s, were %s", args, after, before)
+		}
+		r.close()
+	}
+}

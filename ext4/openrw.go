@@ -34,8 +34,6 @@ func (fs *FS) readOnlyBecause() string {
 		return "it has no features, and nowhere to note what changes"
 	case fs.geo.ClusterBits > 0 && fs.sb.Incompat&disk.IncompatExtents == 0:
 		return "it has bigalloc without extents"
-	case fs.geo.ClusterBits > 0 && fs.hasValues():
-		return "it has both bigalloc and ea_inode, which cannot be written together yet"
 	case fs.geo.ClusterBits > 0 && fs.geo.FirstDataBlock != 0:
 		return "it has bigalloc and starts inside a cluster"
 	case fs.sb.CreatorOS == disk.CreatorHurd:

@@ -636,7 +636,11 @@ func TestQuotaDamaged(t *testing.T) {
 // TestQuotaValueInodes: large values of attributes, which are in inodes of their
 // own, count to the owners of the file.
 func TestQuotaValueInodes(t *testing.T) {
-	for _, args := range []string{"-t ext4 -b 4096 -O ea_inode,quota", "-t ext4 -b 1024 -O ea_inode,quota,project -E quotatype=usrquota:grpquota:prjquota"} {
+	for _, args := range []string{
+		"-t ext4 -b 4096 -O ea_inode,quota",
+		"-t ext4 -b 1024 -O ea_inode,quota,project -E quotatype=usrquota:grpquota:prjquota",
+		"-t ext4 -b 1024 -O ea_inode,quota,bigalloc -C 16384",
+	} {
 		img := quotaImage(t, args, 32<<20)
 		dev := must[blockdev.Device](t)(blockdev.Open(img, blockdev.Options{}))
 		fs := must[*ext4.FS](t)(ext4.Open(dev, ext4.Options{UserQuota: true}))

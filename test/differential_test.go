@@ -54,6 +54,8 @@ func differentials() []testimage.Config {
 		shape("eainode-1k", "ext4", "-b", "1024", "-O", "ea_inode,^metadata_csum"),
 		shape("eainode-inode128", "ext4", "-I", "128", "-O", "ea_inode"),
 		shape("eainode-inlinedata", "ext4", "-b", "1024", "-O", "ea_inode,inline_data"),
+		shape("bigalloc-eainode", "ext4", "-O", "bigalloc,ea_inode", "-C", "16384"),
+		shape("bigalloc-eainode-1k", "ext4", "-b", "1024", "-O", "bigalloc,ea_inode,inline_data", "-C", "4096"),
 	}
 }
 
@@ -128,7 +130,7 @@ func (d *differential) oldInodes() bool {
 func (d *differential) mountBox(image string) (dir string, done func() error) {
 	d.t.Helper()
 	dir = d.t.TempDir()
-	if r := run(d.t, "mount", "-o", "rw,allow_other,dev,suid", image, dir); r.status != 0 {
+	if r := runMount(d.t, "-o", "rw,allow_other,dev,suid", image, dir); r.status != 0 {
 		d.t.Fatalf("mounting %s: status %d: %s", image, r.status, r.stderr)
 	}
 	var once bool
@@ -178,7 +180,7 @@ func (d *differential) run(steps []step) error {
 	}
 	for i, s := range steps {
 		got, want := players[0].play(s), players[1].play(s)
-		if got != want {
+		if got != want && !answeredAbove(s, got, want) {
 			return fmt.Errorf("step %d %v: ext4box says %q, the kernel %q", i, s, got, want)
 		}
 	}
@@ -215,6 +217,24 @@ func (d *differential) run(steps []step) error {
 	return d.empty(ours)
 }
 
+// answeredAbove tells whether a difference is not ours: some questions about
+// types of files the kernel answers to callers of a FUSE mount before it asks,
+// and thus before anybody looks at flags that forbid the change.
+func answeredAbove(s step, got, want string) bool {
+	if want != unix.ErrnoName(unix.EPERM) {
+		return false
+	}
+	switch s.kind {
+	case "setacl": // only directories have default ACLs
+		return s.b == "system.posix_acl_default" && got == unix.ErrnoName(unix.EACCES)
+	case "removexattr":
+		return s.b == "system.posix_acl_default" && got == ""
+	case "unlink", "rmdir", "rename":
+		return got == unix.ErrnoName(unix.EISDIR) || got == unix.ErrnoName(unix.ENOTDIR)
+	}
+	return false
+}
+
 // compare compares the trees. Inode numbers and generations are each one's own
 // affair, and so are sizes of directories, blocks (preallocation, and how the
 // blocks of a map and of attributes are divided) and times the clock set.
@@ -223,7 +243,7 @@ func (d *differential) compare(when string, players [2]*player, ours, theirs str
 	for i, dir := range []string{ours, theirs} {
 		tree, err := testimage.Walk(filepath.Join(dir, top))
 		if err != nil {
-			return fmt.Errorf("%s: %w", when, err)
+			return fmt.Errorf("%s: %s: %w", when, dir, err)
 		}
 		for path, rec := range tree {
 			for _, tm := range []*testimage.Time{&rec.Mtime, &rec.Ctime} {
@@ -421,6 +441,21 @@ func TestDifferentialRegressions(t *testing.T) {
 		{kind: "rename", a: "d/w", b: "d/x", flag: 4, uid: stranger},
 		{kind: "stat", a: "d/w"},
 		{kind: "listxattr", a: "d/w"},
+		{kind: "chmod", a: "d", n: 0o7777},
+		{kind: "chown", a: "d", n: stranger, m: 0},
+		{kind: "chmod", a: "d", n: 0o7777},
+		{kind: "setacl", a: "d", b: "system.posix_acl_default", n: 0o27777, uid: stranger},
+		{kind: "stat", a: "d"},
+		{kind: "setacl", a: "d", b: "system.posix_acl_access", n: 0o27777, uid: stranger},
+		{kind: "stat", a: "d"},
+		{kind: "create", a: "g", n: 0o2775, uid: stranger},
+		{kind: "chown", a: "g", n: -1, m: -1, uid: stranger},
+		{kind: "stat", a: "g"},
+		{kind: "setflags", a: "c", n: flagAppend},
+		{kind: "setxattr", a: "c", b: "system.x", m: 4},
+		{kind: "removexattr", a: "c", b: "system.x"},
+		{kind: "setacl", a: "c", b: "system.posix_acl_access", n: 0o27777},
+		{kind: "setflags", a: "c", n: 0},
 	}
 	for _, c := range differentials() {
 		switch c.Name {
