@@ -23,7 +23,7 @@ RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash damage fsx stress links soak bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash differential damage fsx stress links soak bench install uninstall clean
 
 all: build
 

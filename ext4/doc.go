@@ -21,9 +21,12 @@
 // # Layers
 //
 // The format is in internal/disk. Above it, each concept has a package of its
-// own: internal/journal and internal/fastcommit (recovery), internal/buffer
-// (the metadata block cache), internal/extent (block maps), internal/dirent
-// (directories), internal/xattr, internal/casefold. This package joins them.
+// own: internal/journal (recovery and the writer) and internal/fastcommit,
+// internal/buffer (the metadata block cache), internal/balloc (free blocks and
+// inodes), internal/extent (block maps), internal/dirent (directories),
+// internal/xattr, internal/casefold, internal/quota (the format of quota files),
+// internal/syszone (the filesystem's own blocks) and internal/mmp (multiple mount
+// protection). This package joins them.
 //
 // # Concurrency
 //
@@ -36,10 +39,13 @@
 //	quotaFile.mu      what a quota file consists of
 //	a journal handle  from begin to End
 //	dquot.mu          the record of one user, group or project
-//	writer.sharedXattrs, orphanList.mu, superblock.mu, orphanFile.mu
+//	writer.sharedXattrs, orphanList.mu, superblock.mu
 //	balloc's groups
 //	buffer.Buffer     blocks that several structures share
-//	damage.mu, accessTimes.mu  leaves
+//
+// Leaves, under which none of these is taken: orphanFile.mu, quotaFile.idleMu,
+// holds.mu, accessTimes.mu, discards.mu and damage.mu. The last is taken with any
+// lock held, for damage is found anywhere. journal and balloc have their own below.
 //
 // No inode is locked while a handle is open, for a commit waits for handles, and
 // no data is moved. Callbacks of ReadDir run without locks where the filesystem

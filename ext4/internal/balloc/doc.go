@@ -49,8 +49,9 @@
 // # Locks
 //
 // Prealloc.mu, and inside it the lock of the list of windows, are never held
-// while a group is locked. Else the order is group.mu, of one group at a time → buffer lock, of one buffer at a
-// time → the leaves: table shards, index, counters, batches of freed blocks.
+// while a group is locked. Else the order is group.mu, of one group at a time →
+// buffer lock, of one buffer at a time → the leaves: table shards, index, counters,
+// batches of freed blocks.
 // Descriptors are changed under the group's lock and, since many share a block,
 // the buffer's. Tx.Modify and Tx.New are called with the group's lock held;
 // callbacks of Tx.OnCommit take it, so Modify must not wait for them.
