@@ -82,7 +82,16 @@ func (fs *FS) implied(in *inode, blk uint64) (uint64, error) {
 	if err != nil || run.State == extent.Hole {
 		return 0, err
 	}
-	return run.Start - run.Block + blk, fs.checkClusters(in, run)
+	if err := fs.checkClusters(in, run); err != nil {
+		return 0, err
+	}
+	// The map was checked for what is in it, not for what shares its clusters.
+	at := run.Start - run.Block + blk
+	start := fs.clusterStart(at)
+	if end := min(start+fs.perCluster(), fs.geo.BlocksCount); at >= end || !fs.mayHave(start, end-start) {
+		return 0, disk.Corruptf(disk.InodeName(uint32(in.ino)), "block %d is in a cluster that is not for files", run.Start)
+	}
+	return at, nil
 }
 
 // place finds device blocks for the start of a hole, whose blocks are not

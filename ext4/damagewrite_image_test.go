@@ -80,7 +80,7 @@ func newVictim(t *testing.T, img *testimage.Image) *victim {
 		v.inodes = append(v.inodes, ino)
 		v.walk(dev, ino, &in, func(kind string, blk uint64, b []byte) {
 			switch {
-			case ino == v.sb.JournalIno && kind == "data" && len(v.blocks["journal"]) > 20:
+			case ino == v.sb.JournalIno && kind == "data" && len(v.blocks["journal"]) > 100:
 				known[int64(blk)], v.fixed[int64(blk)] = true, true
 			case ino == v.sb.JournalIno:
 				add("journal", blk)

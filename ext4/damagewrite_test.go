@@ -22,6 +22,7 @@ import (
 	"ext4box/blockdev"
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
+	"ext4box/ext4/internal/disk"
 	"ext4box/internal/testimage"
 	"ext4box/iomap"
 )
@@ -31,6 +32,8 @@ var damageShapes = []struct {
 	name, args string
 	oracle     testimage.Oracle // who fills it
 }{
+	{"crashed", "-t ext4 -b 1024 -J size=1 -N 1024 -O ^metadata_csum,^64bit", testimage.Kernel},
+	{"crashed-orphanfile", "-t ext4 -b 1024 -J size=1 -N 1024 -O orphan_file,quota,^metadata_csum -E orphan_file_size=4", testimage.Debugfs},
 	{"ext4", "-t ext4 -b 4096 -J size=4 -N 1024", testimage.Kernel},
 	{"nocsum", "-t ext4 -b 1024 -J size=1 -N 1024 -O ^metadata_csum,^64bit", testimage.Kernel},
 	{"nojournal", "-t ext4 -b 1024 -N 1024 -O ^has_journal,^metadata_csum,large_dir", testimage.Kernel},
@@ -72,6 +75,9 @@ func TestDamageWritten(t *testing.T) {
 			v := newVictim(t, img)
 			if len(v.inodes) < 50 || len(v.blocks["directory"]) < 5 {
 				t.Fatalf("%d inodes in use, %d blocks of directories", len(v.inodes), len(v.blocks["directory"]))
+			}
+			if strings.HasPrefix(s.name, "crashed") {
+				v.crash(t)
 			}
 			stop := watchHeap(t)
 			defer stop()
@@ -245,12 +251,42 @@ func (d *watchedDevice) wrong() error {
 	return d.err
 }
 
+// crash leaves work on the image in its journal, and inodes without a name.
+func (v *victim) crash(t *testing.T) {
+	dev := v.device()
+	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &attacker{fs: fs, ctx: context.Background(), sum: new(damageSum), rng: rand.New(rand.NewPCG(1, 2))}
+	a.explore(v)
+	for range 5 {
+		for range 40 {
+			a.step()
+		}
+		if _, err := fs.Tmpfile(ext4.RootIno, ext4.NewNode{Mode: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+		if err := fs.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := dev.Clone()
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v.base = make([]byte, len(v.base))
+	if _, err := after.ReadAt(v.base, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // workOn opens an image, does all kinds of things and closes it. It returns what
 // no image may cause.
 func workOn(dev blockdev.Device, v *victim, rng *rand.Rand, sum *damageSum) error {
 	fs, err := ext4.Open(dev, ext4.Options{
 		CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, Discard: rng.IntN(2) == 0,
-		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)), UserQuota: rng.IntN(2) == 0,
+		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)), UserQuota: rng.IntN(2) == 0 && v.sb.ROCompat&disk.ROCompatQuota != 0,
 	})
 	if err != nil {
 		sum.closed.Add(1)

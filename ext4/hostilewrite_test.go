@@ -124,3 +124,47 @@ func TestDeletedInodeIsStale(t *testing.T) {
 		t.Errorf("stat of a deleted inode: %v", err)
 	}
 }
+
+// TestClusterOfOthers: blocks of a file that are in a cluster with the
+// filesystem's own do not give it the rest of the cluster.
+func TestClusterOfOthers(t *testing.T) {
+	img := testimage.Build(t, t.TempDir(), testimage.Config{
+		Name: "image", Size: 12 << 20, Args: strings.Fields("-t ext4 -b 1024 -C 16384 -J size=1 -N 1032 -O bigalloc"),
+		Level: testimage.Small, Oracle: testimage.Debugfs})
+	v := newVictim(t, img)
+	sound := v.device()
+	d := v.desc(sound, 0)
+	own := d.InodeTable + uint64(v.geo.InodeTableBlocks) - 1
+	if (own+1)%16 == 0 {
+		t.Fatalf("the inode table ends with a cluster, at %d", own)
+	}
+	fs, err := ext4.Open(v.device(), ext4.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := fs.Resolve("files/large")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs.Close()
+	raw := v.rawInode(sound, uint32(file))
+	copy(raw[0x28:], disktest.ExtentNode(60, 0, disktest.Written(uint32(own%16)+1, 1, own+1)))
+	sound.WriteAt(raw, v.inodeAt(sound, uint32(file)))
+	v.seal(sound)
+	dev := &watchedDevice{Mem: sound, fixed: v.fixed, bits: v.geo.BlockBits}
+	fs, err = ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	if why := fs.ReadOnlyReason(); why != "" {
+		t.Fatal(why)
+	}
+	_, err = fs.WriteAt(file, attackData[:1024], int64(own%16)<<10)
+	if !errors.Is(err, syscall.EUCLEAN) {
+		t.Errorf("writing to the block before: %v", err)
+	}
+	if err := dev.wrong(); err != nil {
+		t.Error(err)
+	}
+}
