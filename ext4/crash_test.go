@@ -366,7 +366,11 @@ func TestCrashRandom(t *testing.T) {
 			syncer.Wait()
 			r.finish(t)
 			seed := uint64(0)
-			for crash := range r.histDev.Samples(crashPoints(100), 1) {
+			few := 60
+			if testing.Short() {
+				few = 20
+			}
+			for crash := range r.histDev.Samples(crashPoints(few), 1) {
 				r.crashAt(t, crash, seed, seed%10 == 0)
 				seed++
 			}
@@ -472,6 +476,9 @@ var crashScripts = map[string]func(a *crashActor) error{
 
 // TestCrashScripts cuts short histories wherever it makes a difference.
 func TestCrashScripts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("there is one actor; the random histories have several")
+	}
 	for _, c := range crashConfigs {
 		t.Run(c.name, func(t *testing.T) {
 			if crashPoints(0) == 0 && (c.name == "nocsum" || c.name == "inode128" || c.name == "bigalloc-1k") {
@@ -487,9 +494,13 @@ func TestCrashScripts(t *testing.T) {
 					t.Errorf("%s: %v", name, err)
 				}
 				r.finish(t)
+				crashes, deep := r.histDev.Samples(25, 1), uint64(25)
+				if n := crashPoints(0); n > 0 {
+					crashes, deep = r.histDev.All(n/20, 1), 80
+				}
 				n := uint64(0)
-				for crash := range r.histDev.All(crashPoints(80)/20, 1) {
-					r.crashAt(t, crash, n, n%80 == 0)
+				for crash := range crashes {
+					r.crashAt(t, crash, n, n%deep == 0)
 					n++
 				}
 				r.report(t)

@@ -251,11 +251,14 @@ func (d *differential) compare(when string, players [2]*player, ours, theirs str
 					*tm = testimage.Time{}
 				}
 			}
-			if rec.Mode&unix.S_IFMT == unix.S_IFDIR {
+			dir := rec.Mode&unix.S_IFMT == unix.S_IFDIR
+			if dir {
 				rec.Size = 0
-			} else if d.tiny() > 0 {
+			}
+			if d.tiny() > 0 && (!dir || d.foreign()) {
 				// Whether a file is truncated before or after what was written
-				// to it arrives is the affair of the cache above.
+				// to it arrives is the affair of the cache above. A judge of
+				// another shape may have nothing inline.
 				const extentsOrInline = 0x80000 | 0x10000000
 				rec.Flags &^= extentsOrInline
 			}
