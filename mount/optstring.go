@@ -44,20 +44,6 @@ func SplitOptions(list string) ([]string, error) {
 	return out, nil
 }
 
-// JoinOptions is the inverse of [SplitOptions], in libfuse's way of writing.
-func JoinOptions(items []string) string {
-	var b strings.Builder
-	for i, s := range items {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(optionEscaper.Replace(s))
-	}
-	return b.String()
-}
-
-var optionEscaper = strings.NewReplacer(`\`, `\\`, `,`, `\,`, `"`, `\"`)
-
 // fusermountEscaper escapes what fusermount3 takes a backslash before: it
 // removes every backslash and keeps the character that follows, and knows
 // nothing of quotes.

@@ -1,7 +1,6 @@
 package casefold
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"unicode/utf8"
@@ -16,8 +15,8 @@ const Version = "12.1.0"
 const maxStackName = 3 * 255
 
 // ErrInvalid says that a name is not valid UTF-8. A directory on a strict
-// filesystem cannot have such a name; elsewhere it is compared byte by byte,
-// as [Equal] does, and hashed as it is.
+// filesystem cannot have such a name; elsewhere it is compared byte by byte and
+// hashed as it is.
 var ErrInvalid = errors.New("the name is not valid UTF-8")
 
 // mapping is a code point and its folded form.
@@ -68,43 +67,6 @@ func Fold(dst, name []byte) ([]byte, error) {
 		}
 	}
 	return dst, nil
-}
-
-// Equal tells whether two names are the same name in a case-insensitive
-// directory of a filesystem that is not strict: names that are not valid UTF-8
-// equal only themselves. It does not allocate for names of up to 255 bytes.
-func Equal(a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
-	}
-	if ascii(a) && ascii(b) {
-		return len(a) == len(b) && equalASCII(a, b)
-	}
-	var bufA, bufB [maxStackName]byte
-	foldedA, err := Fold(bufA[:0], a)
-	if err != nil {
-		return false
-	}
-	foldedB, err := Fold(bufB[:0], b)
-	return err == nil && bytes.Equal(foldedA, foldedB)
-}
-
-func ascii(name []byte) bool {
-	for _, c := range name {
-		if c >= utf8.RuneSelf {
-			return false
-		}
-	}
-	return true
-}
-
-func equalASCII(a, b []byte) bool {
-	for i, c := range a {
-		if lower(c) != lower(b[i]) {
-			return false
-		}
-	}
-	return true
 }
 
 func lower(c byte) byte {

@@ -33,10 +33,12 @@ var rmCommand = Command{
 	},
 }
 
+var errUndying = errors.New("the root directory, and . and .. of any, cannot be removed")
+
 func (e *Editor) remove(p string, recursive bool) error {
 	dir, name, err := e.FS.ResolveParent(p)
 	if errors.Is(err, syscall.EINVAL) {
-		return errors.New("refusing to remove the root directory, or . or .. of any")
+		return errUndying
 	}
 	if err == nil && strings.HasSuffix(p, "/") {
 		_, err = e.FS.Resolve(p) // it has to be a directory
@@ -47,7 +49,10 @@ func (e *Editor) remove(p string, recursive bool) error {
 	case recursive:
 		return e.FS.RemoveAll(dir, name)
 	}
-	return e.FS.Unlink(dir, name)
+	if err = e.FS.Unlink(dir, name); errors.Is(err, syscall.EISDIR) {
+		err = fmt.Errorf("%w; -r removes it with everything in it", err)
+	}
+	return err
 }
 
 var rmdirCommand = Command{
@@ -57,7 +62,10 @@ var rmdirCommand = Command{
 		return func(e *Editor, args []string) error {
 			return e.each(args, func(p string) error {
 				dir, name, err := e.FS.ResolveParent(p)
-				if err != nil {
+				switch {
+				case errors.Is(err, syscall.EINVAL):
+					return errUndying
+				case err != nil:
 					return err
 				}
 				return e.FS.Rmdir(dir, name)
