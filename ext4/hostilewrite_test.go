@@ -168,3 +168,32 @@ func TestClusterOfOthers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestHostileGroups makes a file on filesystems of very many groups, of which none
+// has anything free, or that are too many to look at.
+func TestHostileGroups(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its limits are for code at full speed, which the race detector's is not")
+	}
+	for _, groups := range []uint64{1 << 18, 1 << 29} {
+		e := newEvil(t, 1024, 8*groups)
+		e.sb.BlocksPerGroup, e.sb.ClustersPerGroup, e.sb.InodesPerGroup = 8, 8, 4
+		e.sb.InodesCount = uint32(4 * groups)
+		e.sb.Incompat |= disk.IncompatMetaBG // no table that takes half of the device
+		e.sb.FreeBlocks, e.sb.FreeInodes = e.sb.BlocksCount/2, e.sb.InodesCount/2
+		dev := e.device()
+		dev.SetReadOnly(false)
+		fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour, Errors: ext4.OnErrorContinue})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = within(t, func() error {
+			_, err := fs.Create(ext4.RootIno, "new", ext4.NewNode{Mode: syscall.S_IFREG | 0o600})
+			return err
+		})
+		if writable := fs.ReadOnlyReason() == ""; writable != (groups == 1<<18) || err == nil {
+			t.Errorf("%d groups: writable %v; making a file: %v", groups, writable, err)
+		}
+		_ = within(t, fs.Close) // it can fail, but must end
+	}
+}

@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 
@@ -10,6 +11,11 @@ import (
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/journal"
 )
+
+// maxWritableGroups bounds the search for space in a filesystem without any: 256
+// TiB in groups of the usual size, while a hostile image can have a group for
+// every 8 KiB.
+const maxWritableGroups = 1 << 21
 
 // readOnlyBecause says why the filesystem cannot be written, or nothing.
 func (fs *FS) readOnlyBecause() string {
@@ -24,6 +30,8 @@ func (fs *FS) readOnlyBecause() string {
 	switch {
 	case len(names) > 0:
 		return "it uses features that cannot be written yet: " + strings.Join(names, ", ")
+	case fs.geo.Groups > maxWritableGroups:
+		return fmt.Sprintf("its %d block groups are too many to be searched for space", fs.geo.Groups)
 	case fs.opts.NoRecovery && fs.sb.Incompat&disk.IncompatRecover != 0:
 		return "its journal has not been recovered"
 	case fs.opts.NoRecovery && fs.sb.Compat&disk.CompatHasJournal != 0:
