@@ -147,7 +147,7 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 	if fs.recovery.External {
 		dev := fs.opts.JournalDevice
 		if dev == nil {
-			return nil, fmt.Errorf("the journal is on another device, with UUID %s; name it with journal_path=, or ignore it with norecovery: %w",
+			return nil, fmt.Errorf("the journal is on another device, with UUID %s; name it with journal_path= or --journal, or ignore it with norecovery: %w",
 				uuid(fs.sb.JournalUUID), syscall.EINVAL)
 		}
 		if err := fs.checkJournalDevice(dev); err != nil {

@@ -16,10 +16,10 @@ func (s *Server) killPriv(r *fuse.Request, ino ext4.Ino, bits bool) error {
 	return s.fs.KillPriv(ino, bits, func(gid uint32) bool { return inGroup(r, gid) })
 }
 
-// inGroup tells whether who sent the request is a member of a group, or root, for whom
-// that makes no difference. Requests do
-// not tell the supplementary groups; /proc does, where it can be seen and the
-// process is in our namespace. Else only the first group counts.
+// inGroup tells whether who sent the request is a member of a group, or root, for
+// whom that makes no difference. Requests do not tell the supplementary groups;
+// /proc does, where it can be seen and the process is in our namespace. Else only
+// the first group counts.
 func inGroup(r *fuse.Request, gid uint32) bool {
 	if r.UID == 0 || r.GID == gid {
 		return true

@@ -1,5 +1,5 @@
-// Package journal is jbd2, the journal of ext3 and ext4: the format of the log
-// and its recovery.
+// Package journal is jbd2, the journal of ext3 and ext4: the format of the log,
+// its recovery and its writer.
 //
 // It knows the log: superblock, descriptor, revoke and commit blocks in all
 // variants, sequence numbers, checksums. It must not know what the logged

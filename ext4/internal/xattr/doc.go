@@ -1,4 +1,4 @@
-// Package xattr reads extended attributes where ext4 keeps them: behind the
+// Package xattr reads and lays out extended attributes where ext4 keeps them: behind the
 // fields of an inode, in a block that inodes may share, and (by reference) in
 // inodes of their own. It also knows the names behind the stored name numbers
 // and the two formats of POSIX ACLs.
