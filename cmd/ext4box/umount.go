@@ -26,7 +26,7 @@ copied, changed or mounted again.`,
 	f := cmd.Flags()
 	f.BoolVarP(&o.Lazy, "lazy", "l", false, "take it out of the tree now; the server ends with its last user")
 	f.BoolVarP(&o.Force, "force", "f", false, "abort requests that are not answered")
-	f.DurationVar(&o.Timeout, "timeout", umountTimeout, "how long to wait for the image to be closed; 0 is for ever")
+	f.DurationVar(&o.Timeout, "timeout", umountTimeout, "how long to wait for the image to be closed, a `TIME` like 90s or 5m; 0 is for ever")
 	return cmd
 }
 
