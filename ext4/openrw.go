@@ -98,7 +98,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 // startWriter sets up fs.w and with it the journal, for ordinary work or, with r,
 // for the one transaction that recovers fast commits.
 func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.Replay) error {
-	w := &writer{}
+	w := &writer{quotaCredits: fs.quotaCredits()}
 	o := journal.WriterOptions{
 		Interval:   fs.opts.CommitInterval,
 		NoBarrier:  fs.opts.NoBarrier,

@@ -143,6 +143,16 @@ func (fs *FS) checkQuotas() error {
 	return nil
 }
 
+// quotaCredits is what each handle needs in addition.
+func (fs *FS) quotaCredits() (credits int) {
+	for _, ino := range fs.quotaInodes() {
+		if ino != 0 {
+			credits += quotaOwners * quota.CreditsWrite
+		}
+	}
+	return credits
+}
+
 // openQuotas opens the hidden files. One that is damaged is set aside.
 func (fs *FS) openQuotas() {
 	limits := fs.enforced()
@@ -157,7 +167,6 @@ func (fs *FS) openQuotas() {
 		}
 		fs.w.quotas[kind] = q
 		fs.w.enforcing = fs.w.enforcing || q.limits
-		fs.w.quotaCredits += quotaOwners * quota.CreditsWrite
 	}
 }
 
