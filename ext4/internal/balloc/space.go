@@ -1,16 +1,21 @@
 package balloc
 
 import (
-	"fmt"
 	"sync/atomic"
 	"syscall"
 )
 
-// Errors for a full filesystem. Both unwrap to ENOSPC.
+// Errors for a full filesystem.
 var (
-	errNoSpace  = fmt.Errorf("no free blocks are left; delete something: %w", syscall.ENOSPC)
-	errNoInodes = fmt.Errorf("no free inodes are left; delete some files: %w", syscall.ENOSPC)
+	errNoSpace  error = fullError("no free blocks are left; delete something")
+	errNoInodes error = fullError("no free inodes are left; delete some files")
 )
+
+// fullError says in its own words what ENOSPC, which it unwraps to, would repeat.
+type fullError string
+
+func (e fullError) Error() string { return string(e) }
+func (fullError) Unwrap() error   { return syscall.ENOSPC }
 
 // space accounts for clusters. avail is what can be handed out: the free ones
 // of the groups in the sums, less those pending, promised, or freed and not
