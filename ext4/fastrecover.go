@@ -30,13 +30,18 @@ type fastRecovery struct {
 	st      *fastcommit.State
 	tx      *journal.Handle
 	orphans map[Ino]struct{} // before
-	used    []extent.Run     // blocks, by Start, that files have afterwards
+	used    []usedRun        // clusters, by Start, that files have afterwards
 	freed   []freedRun       // blocks that were taken out of files
 	read    uint64           // bytes of directories without an index
 }
 
 // imageBlock is where the block area starts in the image of an inode.
 const imageBlock = 0x28
+
+type usedRun struct {
+	extent.Run
+	ino uint32
+}
 
 type freedRun struct {
 	start, n uint64
@@ -54,8 +59,8 @@ func (fs *FS) recoverFastCommits(j *journal.Journal, log journal.LogDevice, r *j
 		}
 		return &notWritableError{"its fast commits cannot be recovered", err}
 	}
-	if names := (fs.sb.ROCompat & (disk.ROCompatBigalloc | disk.ROCompatQuota)).Names(); len(names) > 0 {
-		return refuse(fmt.Errorf("the filesystem has %s: %w", strings.Join(names, " and "), syscall.EOPNOTSUPP))
+	if fs.sb.ROCompat&disk.ROCompatQuota != 0 {
+		return refuse(fmt.Errorf("the filesystem has quota: %w", syscall.EOPNOTSUPP))
 	}
 	fs.findOrphans()
 	f := &fastRecovery{fs: fs, st: st, orphans: fs.orphans}
@@ -128,17 +133,29 @@ func (f *fastRecovery) claim() error {
 			if !fs.mayHave(r.Block, uint64(r.Len)) {
 				return disk.Corruptf(disk.InodeName(ino), "a fast commit gives it blocks %d+%d, which are not for files", r.Block, r.Len)
 			}
-			if err := fs.w.groups.Use(f.tx, r.Block, uint64(r.Len)); err != nil {
+			start := fs.clusterStart(r.Block)
+			n := fs.clusterEnd(r.Block+uint64(r.Len)) - start
+			if err := fs.w.groups.Use(f.tx, start, n); err != nil {
 				return err
 			}
-			f.used = append(f.used, extent.Run{Start: r.Block, Len: uint64(r.Len)})
+			f.used = append(f.used, usedRun{extent.Run{Block: fs.clusterStart(uint64(r.Start)), Start: start, Len: n}, ino})
 		}
 	}
-	slices.SortFunc(f.used, func(a, b extent.Run) int { return cmp.Compare(a.Start, b.Start) })
-	for i := 1; i < len(f.used); i++ {
-		if last := &f.used[i-1]; f.used[i].Start < last.Start+last.Len {
-			return disk.Corruptf("fast commits", "give block %d to two files", f.used[i].Start)
+	slices.SortFunc(f.used, func(a, b usedRun) int { return cmp.Compare(a.Start, b.Start) })
+	rest := f.used
+	f.used = nil
+	for _, u := range rest {
+		i := len(f.used) - 1
+		if i < 0 || u.Start >= f.used[i].Start+f.used[i].Len {
+			f.used = append(f.used, u)
+			continue
 		}
+		// Two ranges of a file can be in one cluster.
+		last := &f.used[i]
+		if fs.geo.ClusterBits == 0 || u.ino != last.ino || u.Block-last.Block != u.Start-last.Start {
+			return disk.Corruptf("fast commits", "give block %d to two files", u.Start)
+		}
+		last.Len = max(last.Len, u.Start+u.Len-last.Start)
 	}
 	return nil
 }
@@ -247,20 +264,20 @@ func (f *fastRecovery) patch(ino Ino, fi *fastcommit.Inode, before *inode, there
 func (f *fastRecovery) mapRanges(in *inode, fi *fastcommit.Inode) error {
 	fs := f.fs
 	if in.hasBlockMap() {
-		m := fs.blockMap(in)
-		for _, r := range fi.Ranges() {
-			if err := f.mapRange(in, &m, r); err != nil {
-				return err
+		// At no time two places on the device claim one cluster of the file.
+		for _, step := range []func(*inode, fastcommit.Range) error{f.unmapOther, f.mapRange} {
+			for _, r := range fi.Ranges() {
+				if err := step(in, r); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return fs.store(f.tx, in)
 }
 
-// mapRange unmaps what is mapped otherwise in a range, and maps what then is a
-// hole.
-func (f *fastRecovery) mapRange(in *inode, m *extent.Map, r fastcommit.Range) error {
-	fs := f.fs
+// runOf is what a range is to be.
+func runOf(r fastcommit.Range) extent.Run {
 	want := extent.Run{Block: uint64(r.Start), Len: uint64(r.Len), Start: r.Block, State: extent.Hole}
 	switch r.State {
 	case fastcommit.Written:
@@ -268,33 +285,81 @@ func (f *fastRecovery) mapRange(in *inode, m *extent.Map, r fastcommit.Range) er
 	case fastcommit.Unwritten:
 		want.State = extent.Unwritten
 	}
+	return want
+}
+
+// unmapOther unmaps what is mapped otherwise in a range.
+func (f *fastRecovery) unmapOther(in *inode, r fastcommit.Range) error {
+	m := f.fs.blockMap(in)
+	want := runOf(r)
 	for blk := want.Block; blk < want.End(); {
 		run, err := m.Lookup(blk)
 		if err != nil {
 			return err
 		}
 		run.Clip(blk, min(run.End(), want.End()))
-		same := run.State == want.State && (run.State == extent.Hole || run.Start == want.Start+blk-want.Block)
-		if run.State != extent.Hole && !same {
-			err := m.Remove(f.tx, nodeAllocator{fs, in}, blk, run.End(), func(start, n uint64) error {
-				f.freed = append(f.freed, freedRun{start, n, 0})
-				return fs.addBlocks(in, -int64(n))
-			})
+		if run.State != extent.Hole && (run.State != want.State || run.Start != want.Start+blk-want.Block) {
+			if err := f.unmap(in, run, 0); err != nil {
+				return err
+			}
+		}
+		blk = run.End()
+	}
+	return nil
+}
+
+// unmap takes a run out of the map of a file. What it occupied is freed in the
+// end.
+func (f *fastRecovery) unmap(in *inode, run extent.Run, flags balloc.FreeFlags) error {
+	fs := f.fs
+	m := fs.blockMap(in)
+	for hi := run.End(); hi > run.Block; {
+		var err error
+		hi, err = m.RemoveStep(f.tx, nodeAllocator{fs, in}, run.Block, hi, 1, func(start, n uint64) error {
+			start, n, err := fs.ownClusters(in, extent.Run{Block: run.Block + start - run.Start, Len: n, Start: start, State: run.State}, nil)
+			if err != nil || n == 0 {
+				return err
+			}
+			f.freed = append(f.freed, freedRun{start, n, flags})
+			return fs.addBlocks(in, -int64(n))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mapRange maps what is a hole in a range and is not to be one.
+func (f *fastRecovery) mapRange(in *inode, r fastcommit.Range) error {
+	fs := f.fs
+	want := runOf(r)
+	if want.State == extent.Hole {
+		return nil
+	}
+	m := fs.blockMap(in)
+	for blk := want.Block; blk < want.End(); {
+		run, err := m.Lookup(blk)
+		if err != nil {
+			return err
+		}
+		if run.Clip(blk, min(run.End(), want.End(), blk+extentMax)); run.State == extent.Hole {
+			part := want
+			part.Clip(blk, run.End())
+			for _, end := range []uint64{part.Block, part.End() - 1} {
+				if at, err := fs.implied(in, end); err != nil {
+					return err
+				} else if at != 0 && at != part.Start+end-part.Block {
+					return disk.Corruptf(disk.InodeName(uint32(in.ino)), "fast commits split the cluster of block %d", end)
+				}
+			}
+			_, n, err := fs.ownClusters(in, part, nil)
 			if err != nil {
 				return err
 			}
-			run.State = extent.Hole
-		}
-		if run.State == extent.Hole && want.State != extent.Hole {
-			part := want
-			part.Clip(blk, min(run.End(), blk+extentMax))
-			if err := m.Insert(f.tx, nodeAllocator{fs, in}, part); err != nil {
+			if err := errors.Join(m.Insert(f.tx, nodeAllocator{fs, in}, part), fs.addBlocks(in, int64(n))); err != nil {
 				return err
 			}
-			if err := fs.addBlocks(in, int64(part.Len)); err != nil {
-				return err
-			}
-			run = part
 		}
 		blk = run.End()
 	}
@@ -318,13 +383,17 @@ func (f *fastRecovery) clear(in *inode) error {
 		if !in.IsReg() {
 			flags = balloc.FreeForget
 		}
-		m := fs.blockMap(in)
-		err := m.Remove(f.tx, nodeAllocator{fs, in}, 0, extent.MaxBlocks, func(start, n uint64) error {
-			f.freed = append(f.freed, freedRun{start, n, flags})
-			return nil
-		})
-		if err != nil {
-			return err
+		for {
+			run, err := fs.firstMapped(in, 0, extent.MaxBlocks)
+			if err != nil {
+				return err
+			}
+			if run.State == extent.Hole {
+				break
+			}
+			if err := f.unmap(in, run, flags); err != nil {
+				return err
+			}
 		}
 	}
 	if err := fs.dropXattrBlock(f.tx, in, valueRefs{}); err != nil {
@@ -453,7 +522,7 @@ func (f *fastRecovery) free() error {
 	for _, r := range f.freed {
 		for r.n > 0 {
 			// The first run in use that ends behind the start.
-			i, _ := slices.BinarySearchFunc(f.used, r.start, func(u extent.Run, start uint64) int {
+			i, _ := slices.BinarySearchFunc(f.used, r.start, func(u usedRun, start uint64) int {
 				if u.Start+u.Len <= start {
 					return -1
 				}

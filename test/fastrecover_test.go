@@ -37,6 +37,8 @@ func TestFastCommitRecovery(t *testing.T) {
 		"orphanfile": {"-b", "1024", "-O", "fast_commit,orphan_file"},
 		"nocsum":     {"-b", "1024", "-O", "fast_commit,^metadata_csum,^64bit"},
 		"inline":     {"-b", "4096", "-O", "fast_commit,inline_data"},
+		"bigalloc":   {"-b", "1024", "-O", "fast_commit,bigalloc", "-C", "4096"},
+		"bigalloc64": {"-b", "4096", "-O", "fast_commit,bigalloc", "-C", "65536"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tried := 0
