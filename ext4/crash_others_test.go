@@ -47,6 +47,12 @@ func (r *crashRig) byE2fsck(dev, journal blockdev.Device, cut int64) (decided bo
 		// has known that since 6.10, e2fsck 1.47.0 takes it for damage.
 		return false, nil
 	}
+	if strings.Contains(string(out), "Clearing orphaned inode") && strings.Contains(string(out), ": Unattached inode ") &&
+		strings.Contains(r.config.args, "ea_inode") {
+		// When e2fsck 1.47.0 deletes an orphan it forgets the values of attributes
+		// that have inodes of their own and are named inside the orphan's.
+		return false, nil
+	}
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() > 1) {
 		return true, fmt.Errorf("e2fsck -fp: %v\n%s", err, out)
@@ -55,6 +61,12 @@ func (r *crashRig) byE2fsck(dev, journal blockdev.Device, cut int64) (decided bo
 		// When e2fsck finishes a truncation it drops the attribute block of the
 		// file as well, and then finds the count of its blocks wrong. The kernel
 		// keeps it, so its verdict on such an image is what counts.
+		return false, nil
+	}
+	if strings.Contains(string(out), "Truncating orphaned inode") && strings.Contains(string(out), ", i_size is ") &&
+		strings.Contains(r.config.args, "bigalloc") {
+		// When e2fsck finishes a truncation it leaves the rest of the last cluster
+		// mapped, and then takes the size for wrong.
 		return false, nil
 	}
 	if err := unexpectedRepairs(string(out)); err != nil {
