@@ -12,6 +12,7 @@ import (
 	"ext4box/ext4/internal/cache"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
+	"ext4box/ext4/internal/fastcommit"
 )
 
 // Tags of blocks whose parts are checked one by one as they are used.
@@ -154,11 +155,20 @@ func (fs *FS) private(ino Ino) bool {
 // a part of a cached block and must not be modified.
 func (fs *FS) rawInode(ino Ino) ([]byte, error) {
 	raw, err := fs.storedInode(ino)
-	if fi := fs.fastInode(ino); fi != nil && err == nil {
-		raw = append([]byte(nil), raw...)
-		fi.Patch(raw)
+	if err != nil {
+		return nil, err
 	}
-	return raw, err
+	return patched(raw, fs.fastInode(ino)), nil
+}
+
+// patched is an inode as a fast commit left it, if there is one.
+func patched(raw []byte, fi *fastcommit.Inode) []byte {
+	if fi == nil {
+		return raw
+	}
+	raw = append([]byte(nil), raw...)
+	fi.Patch(raw)
+	return raw
 }
 
 // storedInode returns the bytes of an inode as they are on disk.
@@ -196,7 +206,8 @@ func (fs *FS) storedInode(ino Ino) ([]byte, error) {
 
 // loadInode reads and checks any inode, also a private one.
 func (fs *FS) loadInode(ino Ino) (*inode, error) {
-	raw, err := fs.rawInode(ino)
+	// Once: the next time the orphan list may have changed it.
+	stored, err := fs.storedInode(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +215,7 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 	if fi != nil && fi.Freed {
 		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
 	}
+	raw := patched(stored, fi)
 	in := &inode{ino: ino, Inode: disk.DecodeInode(raw, fs.sb.CreatorOS == disk.CreatorHurd)}
 	if in.Mode == 0 && in.Links == 0 {
 		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
@@ -212,11 +224,8 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 	what := disk.InodeName(uint32(ino))
 	// An image from a fast commit has no checksum that could be right.
 	if fs.sums.Metadata && (fi == nil || fi.Image == nil) {
-		raw, err := fs.storedInode(ino) // a fast commit may have changed the link count
-		if err != nil {
-			return nil, err
-		}
-		sum := disk.InodeChecksum(in.seed, raw, in.HasHiCsum)
+		// A fast commit may have changed the link count.
+		sum := disk.InodeChecksum(in.seed, stored, in.HasHiCsum)
 		if sum != in.Checksum {
 			return nil, disk.Corruptf(what, "checksum is %#x instead of %#x", in.Checksum, sum)
 		}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -398,4 +399,40 @@ func TestHostileRecovery(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOrphansTogether lets go of orphans from several sides at once, when most of
+// them have left the cache: each that leaves the list changes the one before it,
+// which somebody else may be loading.
+func TestOrphansTogether(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a lot of inodes to fill the cache")
+	}
+	const many, sides = 60000, 4
+	dev := load(t, e2test.Image(t, 256*mib, "-t", "ext4", "-b", "4096", "-N", "70000", "-O", "^orphan_file"))
+	dev.SetReadOnly(false)
+	fs := openWritable(t, dev)
+	before, err := fs.Statfs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inos := orphans(t, fs, many)
+	var wg sync.WaitGroup
+	for side := range sides {
+		wg.Go(func() {
+			for i := side; i < many; i += sides {
+				if err := fs.Unhold(inos[i], 1); err != nil {
+					t.Errorf("inode %d: %v", inos[i], err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if st, err := fs.Statfs(); err != nil || st.FilesFree != before.FilesFree {
+		t.Errorf("%d inodes are free, %d were; %v", st.FilesFree, before.FilesFree, err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dumpClean(t, dev)
 }
