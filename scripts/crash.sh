@@ -10,7 +10,8 @@ export PATH="$PATH:/usr/sbin:/sbin"
 status=0
 EXT4BOX_CRASH_POINTS="$CRASHPOINTS" EXT4BOX_CRASH_KILLS="$CRASHKILLS" \
 	"$GO" test -count=1 -timeout 12h -v -run '^TestCrash(Random|Scripts|Unlogged|FailingDevice|Kill)$' ./ext4 ./test |
-	grep -v '^=== ' | tee /dev/stderr | awk '
+	grep --line-buffered -v '^=== ' | awk '
+		{ print; fflush() }
 		/ tried, .* lost$/ || / killed, .* lost$/ {
 			for (i = 2; i <= NF; i++) {
 				if ($i == "tried," || $i == "killed,") tried += $(i - 2)
