@@ -36,6 +36,8 @@ type writer struct {
 	holds      holds
 	reaped     atomic.Uint64 // inodes deleted since the filesystem was opened
 
+	hasXattrs atomic.Bool // the feature ext_attr was set
+
 	// sharedXattrs guards the reference counts of attribute blocks, which inodes
 	// share.
 	sharedXattrs sync.Mutex

@@ -21,8 +21,8 @@ const (
 
 const (
 	// creditsSetXattrs: the inode, the old block and the new one, each with its
-	// bitmap and descriptor.
-	creditsSetXattrs = 1 + 3 + 3
+	// bitmap and descriptor, and the superblock.
+	creditsSetXattrs = 1 + 3 + 3 + 1
 	// creditsDropXattrs: the block, or its bitmap and descriptor.
 	creditsDropXattrs = 3
 )
@@ -235,10 +235,28 @@ func (fs *FS) putXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) (gone
 	if err != nil {
 		return nil, err
 	}
+	if len(inside)+len(outside) > 0 {
+		if err := fs.markXattrs(tx); err != nil {
+			return nil, err
+		}
+	}
 	if err := fs.addBlocks(in, values); err != nil {
 		return nil, err
 	}
 	return fs.countValues(tx, in, refs)
+}
+
+// markXattrs gives the filesystem the feature ext_attr, without which e2fsck takes
+// attribute blocks for mistakes.
+func (fs *FS) markXattrs(tx *journal.Handle) error {
+	if fs.sb.Compat&disk.CompatExtAttr != 0 || fs.w.hasXattrs.Load() {
+		return nil
+	}
+	err := fs.editSuper(tx, func(sb *disk.Superblock) { sb.Compat |= disk.CompatExtAttr })
+	if err == nil {
+		fs.w.hasXattrs.Store(true)
+	}
+	return err
 }
 
 func sameXattr(a, b xattr.Attr) bool {

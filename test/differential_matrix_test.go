@@ -43,7 +43,7 @@ func TestDifferentialMatrix(t *testing.T) {
 			}
 			shapes++
 			for i, n := seed, 0; n < total && !t.Failed(); i, n = i+1, n+each {
-				g := &generator{Rand: rand.New(rand.NewPCG(i, 1)), block: d.blockSize(), old: d.oldInodes()}
+				g := &generator{Rand: rand.New(rand.NewPCG(i, 1)), block: d.blockSize(), old: d.oldInodes(), small: d.foreign()}
 				d.check(i, g.sequence(each))
 				done += each
 			}

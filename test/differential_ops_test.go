@@ -306,6 +306,7 @@ type generator struct {
 	block int64 // size
 	old   bool  // inodes have 32 bits of time
 	large bool  // attributes may be larger than a block
+	small bool  // attributes all fit, also into what a judge of another shape has
 	tiny  int64 // not 0: half of the offsets and lengths are below this
 }
 
@@ -454,6 +455,9 @@ func (g *generator) step() step {
 	case 28, 29:
 		s.kind, s.a, s.b, s.n = "setxattr", g.any(), g.xattr(), g.Int64N(100)
 		s.m = pick[int64](g, 0, 1, 20, 60, 100, 500, 900, 2000, 3800, 4000, 5000)
+		if g.small {
+			s.m = min(s.m, 60)
+		}
 		if g.large && g.IntN(3) == 0 {
 			s.m = pick[int64](g, 940, 968, 969, 1100, 4040, 4041, 9000, 65535, 65536, 65537)
 		}
