@@ -20,6 +20,7 @@ import (
 	"ext4box/cmd/ext4box/internal/extract"
 	"ext4box/cmd/ext4box/internal/hosttree"
 	"ext4box/cmd/ext4box/internal/insert"
+	"ext4box/cmd/ext4box/internal/tree"
 	"ext4box/ext4"
 )
 
@@ -196,7 +197,7 @@ type copier struct {
 	o      cpOptions
 	owner  *insert.Owner
 	images map[string]*sourceImage // sources by their specs
-	total  extract.Result
+	total  tree.Result
 	warn   func(error)
 
 	dst     *ext4.FS // of copies into an image
@@ -271,7 +272,7 @@ func (c *copier) copyOut(sources []operand, dest string) error {
 		return errors.New("only root can give files away: leave --owner out")
 	}
 	links := make(map[string]*extract.Links)
-	return c.each(sources, func(src operand, problem func(string, error), progress func(int64, int64)) (r extract.Result, err error) {
+	return c.each(sources, func(src operand, problem func(string, error), progress func(int64, int64)) (r tree.Result, err error) {
 		i, err := c.source(src.image)
 		if err != nil {
 			return r, err
@@ -279,7 +280,7 @@ func (c *copier) copyOut(sources []operand, dest string) error {
 		ino, err := i.fs.Resolve(src.path)
 		if err != nil {
 			problem("", err)
-			return extract.Result{Problems: 1}, nil
+			return tree.Result{Problems: 1}, nil
 		}
 		if links[src.image] == nil {
 			links[src.image] = extract.NewLinks()
@@ -312,7 +313,7 @@ func (c *copier) copyIn(sources []operand, dest string) error {
 	host := hosttree.New(imageFiles(c.dstSpec, c.o.image))
 	defer host.Close()
 	hostLinks := insert.NewLinks()
-	return c.each(sources, func(src operand, problem func(string, error), progress func(int64, int64)) (r extract.Result, err error) {
+	return c.each(sources, func(src operand, problem func(string, error), progress func(int64, int64)) (r tree.Result, err error) {
 		o := insert.Options{Owner: c.owner, Xattrs: !c.o.noXattrs, Problem: problem, Progress: progress}
 		switch {
 		case src == stdin:
@@ -333,7 +334,7 @@ func (c *copier) copyIn(sources []operand, dest string) error {
 		ino, err := i.fs.Resolve(src.path)
 		if err != nil {
 			problem("", err)
-			return extract.Result{Problems: 1}, nil
+			return tree.Result{Problems: 1}, nil
 		}
 		o.Links = i.inserts
 		return insert.Copy(c.ctx, i.fs, ino, copyName(src.path), c.dst, dest, o)
@@ -341,7 +342,7 @@ func (c *copier) copyIn(sources []operand, dest string) error {
 }
 
 // each copies one source after the other, and reports.
-func (c *copier) each(sources []operand, one func(src operand, problem func(sub string, err error), progress func(files, bytes int64)) (extract.Result, error)) error {
+func (c *copier) each(sources []operand, one func(src operand, problem func(sub string, err error), progress func(files, bytes int64)) (tree.Result, error)) error {
 	stderr := c.cmd.ErrOrStderr()
 	p := progress{w: stderr, on: !c.o.quiet && isTerminal(stderr)}
 	for _, src := range sources {

@@ -64,17 +64,6 @@ func NewLinks() *Links {
 	return &Links{first: make(map[ext4.Ino]link), made: make(map[fileID]ext4.Ino)}
 }
 
-// Result counts what was copied.
-type Result struct {
-	Files    int64 // of all types
-	Bytes    int64 // of data, without holes
-	Problems int64 // files that were not copied, or not completely
-
-	// Lost are attributes the host would not take, XattrError the first reason.
-	Lost       int64
-	XattrError error
-}
-
 // Copy copies the file at src, and all that is below it, to dest: into dest under
 // its own name where that is a directory, as dest otherwise. name is the last
 // component of src's path, empty for the root directory, whose content goes
@@ -83,27 +72,26 @@ type Result struct {
 // What dest holds already stays, except files that are replaced. The error is one
 // that prevented everything, or the cause of ctx's end, at which no half file is
 // left; others are counted and told to o.Problem.
-func Copy(ctx context.Context, fsys Source, src ext4.Ino, name, dest string, o Options) (Result, error) {
+func Copy(ctx context.Context, fsys Source, src ext4.Ino, name, dest string, o Options) (tree.Result, error) {
 	if o.Links == nil {
 		o.Links = NewLinks()
 	}
-	x := &extractor{ctx: ctx, src: fsys, o: o, links: o.Links, buf: make([]byte, copyChunk)}
+	x := &extractor{Copy: tree.Copy{Ctx: ctx, OnProblem: o.Problem, OnProgress: o.Progress}, src: fsys, o: o, links: o.Links, buf: make([]byte, copyChunk)}
 	if err := x.openDest(name, dest); err != nil {
-		return Result{}, err
+		return tree.Result{}, err
 	}
 	defer func() { unix.Close(x.base); unix.Close(x.dir) }()
 	err := tree.Walk(fsys, src, x)
-	return x.result, err
+	return x.Result, err
 }
 
 // copyChunk is the most that is read and written at a time, in bytes.
 const copyChunk = 1 << 20
 
 type extractor struct {
-	ctx    context.Context
-	src    Source
-	o      Options
-	result Result
+	tree.Copy
+	src Source
+	o   Options
 
 	base  int    // the directory everything goes into
 	into  string // name of the start in it; "" when base itself is the start
@@ -169,42 +157,10 @@ func (x *extractor) hostPath(n *tree.Node) string {
 	return x.into + "/" + n.Path
 }
 
-// Problem implements [tree.Visitor].
-func (x *extractor) Problem(path string, err error) error {
-	x.result.Problems++
-	x.o.Problem(path, err)
-	return nil
-}
-
 // Enter implements [tree.Visitor]: it makes the file.
 func (x *extractor) Enter(n *tree.Node) error {
-	if x.ctx.Err() != nil {
-		return context.Cause(x.ctx)
-	}
-	x.progress(1, 0)
 	name := x.hostName(n)
-	if n.Stat.IsDir() {
-		if err := x.enterDir(name); err != nil {
-			x.Problem(n.Path, err)
-			return fs.SkipDir
-		}
-		return nil
-	}
-	if err := x.makeFile(n, name); err != nil {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
-		}
-		return x.Problem(n.Path, err)
-	}
-	return nil
-}
-
-func (x *extractor) progress(files, bytes int64) {
-	x.result.Files += files
-	x.result.Bytes += bytes
-	if x.o.Progress != nil {
-		x.o.Progress(x.result.Files, x.result.Bytes)
-	}
+	return x.Visit(n, func() error { return x.enterDir(name) }, func() error { return x.makeFile(n, name) })
 }
 
 // enterDir makes the directory name if need be and goes into it.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ext4box/cmd/ext4box/internal/extract"
+	"ext4box/cmd/ext4box/internal/tree"
 	"ext4box/ext4"
 )
 
@@ -102,7 +103,7 @@ const (
 )
 
 // copyAll copies the whole image and returns the problems.
-func copyAll(t *testing.T, m image, dest string) (extract.Result, []string) {
+func copyAll(t *testing.T, m image, dest string) (tree.Result, []string) {
 	t.Helper()
 	var problems []string
 	r, err := extract.Copy(t.Context(), m, 2, "", dest, extract.Options{

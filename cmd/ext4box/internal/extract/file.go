@@ -186,8 +186,8 @@ func (x *extractor) copyData(n *tree.Node, fd int) error {
 
 func (x *extractor) copyRange(n *tree.Node, fd int, off, end int64) error {
 	for off < end {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
+		if x.Ctx.Err() != nil {
+			return context.Cause(x.Ctx)
 		}
 		p := x.buf[:min(int64(len(x.buf)), end-off)]
 		got, err := x.src.ReadAt(n.Stat.Ino, p, off)
@@ -207,7 +207,7 @@ func (x *extractor) copyRange(n *tree.Node, fd int, off, end int64) error {
 			}
 			p, off = p[put:], off+int64(put)
 		}
-		x.progress(0, int64(got))
+		x.Progress(0, int64(got))
 	}
 	return nil
 }
@@ -289,9 +289,9 @@ func utimensFd(fd int, times []unix.Timespec) error {
 // on old kernels; that is no reason to fail.
 func (x *extractor) setXattrs(n *tree.Node, t target) {
 	lost := func(err error) {
-		x.result.Lost++
-		if x.result.XattrError == nil {
-			x.result.XattrError = err
+		x.Result.Lost++
+		if x.Result.XattrError == nil {
+			x.Result.XattrError = err
 		}
 	}
 	names, err := x.src.Listxattr(n.Stat.Ino)

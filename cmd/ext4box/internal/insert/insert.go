@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -74,36 +73,35 @@ var buffers blockdev.BufferPool
 // What dest holds already stays, except files that are replaced; a symbolic link
 // is a file. The error is one that prevented everything, or the cause of ctx's
 // end, at which no half file is left; others are counted and told to o.Problem.
-func Copy(ctx context.Context, fsys Source, start ext4.Ino, name string, dst *ext4.FS, dest string, o Options) (extract.Result, error) {
+func Copy(ctx context.Context, fsys Source, start ext4.Ino, name string, dst *ext4.FS, dest string, o Options) (tree.Result, error) {
 	if o.Links == nil {
 		o.Links = NewLinks()
 	}
-	x := &inserter{ctx: ctx, src: fsys, dst: dst, same: fsys == Source(dst), o: o, buf: buffers.Get(copyChunk)}
+	x := &inserter{Copy: tree.Copy{Ctx: ctx, OnProblem: o.Problem, OnProgress: o.Progress}, src: fsys, dst: dst, same: fsys == Source(dst), o: o, buf: buffers.Get(copyChunk)}
 	defer buffers.Put(x.buf)
 	st, err := fsys.Stat(start)
 	if err != nil {
 		x.Problem("", err)
-		return x.result, nil
+		return x.Result, nil
 	}
 	if err := x.openDest(name, dest, st.IsDir()); err != nil {
-		return x.result, fmt.Errorf("destination %q: %w", dest, err)
+		return x.Result, fmt.Errorf("destination %q: %w", dest, err)
 	}
 	if x.same && st.IsDir() {
 		if err := x.checkInside(start); err != nil {
-			return x.result, fmt.Errorf("destination %q: %w", dest, err)
+			return x.Result, fmt.Errorf("destination %q: %w", dest, err)
 		}
 	}
 	err = tree.Walk(fsys, start, x)
-	return x.result, err
+	return x.Result, err
 }
 
 type inserter struct {
-	ctx    context.Context
-	src    Source
-	dst    *ext4.FS
-	same   bool // src is dst
-	o      Options
-	result extract.Result
+	tree.Copy
+	src  Source
+	dst  *ext4.FS
+	same bool // src is dst
+	o    Options
 
 	into  string   // name of the start in the first directory; "": it is that
 	dir   ext4.Ino // the directory that is being filled
@@ -168,42 +166,10 @@ func (x *inserter) name(n *tree.Node) string {
 	return n.Name
 }
 
-// Problem implements [tree.Visitor].
-func (x *inserter) Problem(path string, err error) error {
-	x.result.Problems++
-	x.o.Problem(path, err)
-	return nil
-}
-
-func (x *inserter) progress(files, bytes int64) {
-	x.result.Files += files
-	x.result.Bytes += bytes
-	if x.o.Progress != nil {
-		x.o.Progress(x.result.Files, x.result.Bytes)
-	}
-}
-
 // Enter implements [tree.Visitor]: it makes the file.
 func (x *inserter) Enter(n *tree.Node) error {
-	if x.ctx.Err() != nil {
-		return context.Cause(x.ctx)
-	}
-	x.progress(1, 0)
 	name := x.name(n)
-	if n.Stat.IsDir() {
-		if err := x.enterDir(n, name); err != nil {
-			x.Problem(n.Path, err)
-			return fs.SkipDir
-		}
-		return nil
-	}
-	if err := x.makeFile(n, name); err != nil {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
-		}
-		return x.Problem(n.Path, err)
-	}
-	return nil
+	return x.Visit(n, func() error { return x.enterDir(n, name) }, func() error { return x.makeFile(n, name) })
 }
 
 // existing looks at what has a name already: zero where there is nothing.
@@ -415,8 +381,8 @@ func (x *inserter) copyData(n *tree.Node, ino ext4.Ino) error {
 
 func (x *inserter) copyRange(n *tree.Node, ino ext4.Ino, off, end int64) error {
 	for off < end {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
+		if x.Ctx.Err() != nil {
+			return context.Cause(x.Ctx)
 		}
 		p := x.buf[:min(int64(len(x.buf)), end-off)]
 		got, err := x.src.ReadAt(n.Stat.Ino, p, off)
@@ -430,7 +396,7 @@ func (x *inserter) copyRange(n *tree.Node, ino ext4.Ino, off, end int64) error {
 			return fmt.Errorf("write at offset %d: %w", off, err)
 		}
 		off += int64(got)
-		x.progress(0, int64(got))
+		x.Progress(0, int64(got))
 	}
 	return nil
 }
@@ -480,9 +446,9 @@ func (x *inserter) setXattrs(n *tree.Node, ino ext4.Ino, isNew bool) error {
 		}
 		switch {
 		case errors.Is(err, syscall.EOPNOTSUPP):
-			x.result.Lost++
-			if x.result.XattrError == nil {
-				x.result.XattrError = fmt.Errorf("%q, attribute %q: %w", n.Path, name, err)
+			x.Result.Lost++
+			if x.Result.XattrError == nil {
+				x.Result.XattrError = fmt.Errorf("%q, attribute %q: %w", n.Path, name, err)
 			}
 		case err != nil:
 			return fmt.Errorf("attribute %q: %w", name, err)
@@ -494,16 +460,16 @@ func (x *inserter) setXattrs(n *tree.Node, ino ext4.Ino, isNew bool) error {
 // Stream copies all that r has into a regular file at dest, which is replaced if
 // it exists: then mode, owner and attributes stay, where o names no owner. A new
 // one belongs to root and has mode 0644.
-func Stream(ctx context.Context, r io.Reader, dst *ext4.FS, dest string, o Options) (result extract.Result, err error) {
-	x := &inserter{ctx: ctx, dst: dst, o: o, buf: buffers.Get(copyChunk)}
+func Stream(ctx context.Context, r io.Reader, dst *ext4.FS, dest string, o Options) (result tree.Result, err error) {
+	x := &inserter{Copy: tree.Copy{Ctx: ctx, OnProblem: o.Problem, OnProgress: o.Progress}, dst: dst, o: o, buf: buffers.Get(copyChunk)}
 	defer buffers.Put(x.buf)
 	if err := x.openDest("", dest, false); err != nil {
-		return x.result, fmt.Errorf("destination %q: %w", dest, err)
+		return x.Result, fmt.Errorf("destination %q: %w", dest, err)
 	}
 	node := ext4.NewNode{Mode: syscall.S_IFREG | 0o644}
 	old, err := x.existing(&tree.Node{}, x.into)
 	if err != nil {
-		return x.result, fmt.Errorf("destination %q: %w", dest, err)
+		return x.Result, fmt.Errorf("destination %q: %w", dest, err)
 	}
 	if old.IsRegular() {
 		node.Mode, node.UID, node.GID = old.Mode, old.UID, old.GID
@@ -513,34 +479,34 @@ func Stream(ctx context.Context, r io.Reader, dst *ext4.FS, dest string, o Optio
 	}
 	ino, err := dst.Tmpfile(x.dir, node)
 	if err != nil {
-		return x.result, fmt.Errorf("create %q: %w", dest, err)
+		return x.Result, fmt.Errorf("create %q: %w", dest, err)
 	}
 	defer func() { err = errors.Join(err, dst.Unhold(ino, 1)) }()
-	x.progress(1, 0)
+	x.Progress(1, 0)
 	for end := false; !end; {
 		if ctx.Err() != nil {
-			return x.result, context.Cause(ctx)
+			return x.Result, context.Cause(ctx)
 		}
 		n, err := io.ReadFull(r, x.buf)
 		if end = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); err != nil && !end {
-			return x.result, fmt.Errorf("read the input: %w", err)
+			return x.Result, fmt.Errorf("read the input: %w", err)
 		}
 		if n > 0 {
-			if _, err := dst.WriteAt(ino, x.buf[:n], x.result.Bytes); err != nil {
-				return x.result, fmt.Errorf("write %q: %w", dest, err)
+			if _, err := dst.WriteAt(ino, x.buf[:n], x.Result.Bytes); err != nil {
+				return x.Result, fmt.Errorf("write %q: %w", dest, err)
 			}
-			x.progress(0, int64(n))
+			x.Progress(0, int64(n))
 		}
 	}
 	if old.IsRegular() {
 		if err := x.keepAttributes(old, ino, node); err != nil {
-			return x.result, fmt.Errorf("attributes of %q: %w", dest, err)
+			return x.Result, fmt.Errorf("attributes of %q: %w", dest, err)
 		}
 	}
 	if err := x.place(x.into, old, func(name string) error { return dst.Link(ino, x.dir, name) }); err != nil {
-		return x.result, fmt.Errorf("create %q: %w", dest, err)
+		return x.Result, fmt.Errorf("create %q: %w", dest, err)
 	}
-	return x.result, nil
+	return x.Result, nil
 }
 
 // keepAttributes gives the new version of a file the attributes of the old one.
