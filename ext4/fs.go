@@ -134,6 +134,8 @@ type FS struct {
 	mover iomap.Mover
 	limit iomap.Mover // mover for callers for whom limits of quota hold
 	w     *writer     // nil: read-only
+
+	outside iomap.Cache // who moves data instead of the movers; nil: nobody
 	down  atomic.Bool // by Shutdown
 	guard *mmp.Guard  // nil: not needed
 

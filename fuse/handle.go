@@ -100,7 +100,7 @@ func (w *Worker) handle(h InHeader, fixed, body []byte, reply Reply) (n int, ok 
 // serve answers what the session itself answers and leaves the rest to dispatch.
 func (w *Worker) serve(r *Request, body, payload []byte) (n int, errno syscall.Errno, ok bool) {
 	s := w.s
-	if len(body) != 0 && r.Opcode.Known() && opTable[r.Opcode].exact {
+	if len(body) != 0 && opTable[r.Opcode.index()].exact {
 		s.malformed(&w.stats, "wrong length", r.InHeader)
 		return 0, syscall.EIO, r.Opcode.HasReply()
 	}

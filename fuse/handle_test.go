@@ -172,7 +172,7 @@ func TestEveryOperation(t *testing.T) {
 			t.Errorf("%v: reply of %d bytes, want %d", c.op, len(payload), c.reply)
 		}
 	}
-	for op := range maxOpcode {
+	for op := range lastOpcode {
 		if op.Known() && !seen[op] {
 			t.Errorf("%v is not tested", op)
 		}
@@ -547,7 +547,7 @@ func TestGarbage(t *testing.T) {
 	r := startRig(t, e, InitSetxattrExt)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		for op := Opcode(1); op <= maxOpcode+1; op++ {
+		for op := Opcode(1); op <= lastOpcode+1; op++ {
 			if op == OpDestroy {
 				continue
 			}

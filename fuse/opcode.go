@@ -63,8 +63,33 @@ const (
 	OpCopyFileRange64 Opcode = 53 // 7.45
 )
 
-// maxOpcode bounds the opcode table; everything above is unknown.
-const maxOpcode = OpCopyFileRange64
+// The opcodes of the protocol proper end at lastOpcode; those of fuse-iomap are far behind.
+const (
+	lastOpcode    = OpCopyFileRange64
+	firstIomapOp  = OpFreezeFS
+	lastIomapOp   = OpIomapEnd
+	iomapOpsIndex = int(lastOpcode) + 1 // of the first of them in opTable
+	opCount       = iomapOpsIndex + int(lastIomapOp-firstIomapOp) + 1
+)
+
+// index is the place of an opcode in tables of opCount entries, 0 for those that do not exist.
+func (op Opcode) index() int {
+	switch {
+	case op <= lastOpcode:
+		return int(op)
+	case op >= firstIomapOp && op <= lastIomapOp:
+		return iomapOpsIndex + int(op-firstIomapOp)
+	}
+	return 0
+}
+
+// opcodeAt is the inverse of index.
+func opcodeAt(i int) Opcode {
+	if i < iomapOpsIndex {
+		return Opcode(i)
+	}
+	return firstIomapOp + Opcode(i-iomapOpsIndex)
+}
 
 // opInfo describes the shape of a request.
 type opInfo struct {
@@ -74,8 +99,8 @@ type opInfo struct {
 	noReply bool    // the kernel does not expect an answer
 }
 
-// opTable is indexed by opcode; an empty name is an opcode that does not exist.
-var opTable = [maxOpcode + 1]opInfo{
+// opTable is indexed by Opcode.index; an empty name is an opcode that does not exist.
+var opTable = [opCount]opInfo{
 	OpLookup:          {name: "LOOKUP"},
 	OpForget:          {name: "FORGET", in: unsafe.Sizeof(ForgetIn{}), exact: true, noReply: true},
 	OpGetattr:         {name: "GETATTR", in: unsafe.Sizeof(GetattrIn{}), exact: true},
@@ -127,31 +152,36 @@ var opTable = [maxOpcode + 1]opInfo{
 	OpTmpfile:         {name: "TMPFILE", in: unsafe.Sizeof(CreateIn{})},
 	OpStatx:           {name: "STATX", in: unsafe.Sizeof(StatxIn{}), exact: true},
 	OpCopyFileRange64: {name: "COPY_FILE_RANGE_64", in: unsafe.Sizeof(CopyFileRangeIn{}), exact: true},
+
+	iomapOpsIndex + int(OpFreezeFS-firstIomapOp):    {name: "FREEZE_FS", in: unsafe.Sizeof(FreezeFSIn{}), exact: true},
+	iomapOpsIndex + int(OpUnfreezeFS-firstIomapOp):  {name: "UNFREEZE_FS", exact: true},
+	iomapOpsIndex + int(OpShutdownFS-firstIomapOp):  {name: "SHUTDOWN_FS", in: unsafe.Sizeof(ShutdownFSIn{}), exact: true},
+	iomapOpsIndex + int(OpIomapConfig-firstIomapOp): {name: "IOMAP_CONFIG", in: unsafe.Sizeof(IomapConfigIn{}), exact: true},
+	iomapOpsIndex + int(OpIomapIoend-firstIomapOp):  {name: "IOMAP_IOEND", in: unsafe.Sizeof(IomapIoendIn{}), exact: true},
+	iomapOpsIndex + int(OpIomapBegin-firstIomapOp):  {name: "IOMAP_BEGIN", in: unsafe.Sizeof(IomapBeginIn{}), exact: true},
+	iomapOpsIndex + int(OpIomapEnd-firstIomapOp):    {name: "IOMAP_END", in: unsafe.Sizeof(IomapEndIn{}), exact: true},
 }
 
 // Known reports whether the protocol has this operation.
-func (op Opcode) Known() bool { return op <= maxOpcode && opTable[op].name != "" }
+func (op Opcode) Known() bool { return opTable[op.index()].name != "" }
 
 // HasReply reports whether the kernel waits for an answer. It does for opcodes that this package
 // does not know: they are answered with ENOSYS.
-func (op Opcode) HasReply() bool { return op > maxOpcode || !opTable[op].noReply }
+func (op Opcode) HasReply() bool { return !opTable[op.index()].noReply }
 
 // InSize returns the size of the fixed structure that follows the header of a request under the
 // terms of p, 0 if it has none.
 func (op Opcode) InSize(p *Protocol) int {
-	switch {
-	case op > maxOpcode:
-		return 0
-	case op == OpSetxattr && !p.Has(InitSetxattrExt):
+	if op == OpSetxattr && !p.Has(InitSetxattrExt) {
 		return setxattrCompatSize
 	}
-	return int(opTable[op].in)
+	return int(opTable[op.index()].in)
 }
 
 // String names the operation as <linux/fuse.h> does.
 func (op Opcode) String() string {
 	if op.Known() {
-		return opTable[op].name
+		return opTable[op.index()].name
 	}
 	return "OPCODE_" + strconv.FormatUint(uint64(op), 10)
 }

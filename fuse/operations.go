@@ -100,6 +100,26 @@ type Operations interface {
 	// was given there. There is no reply.
 	NotifyReply(r *Request, in *NotifyRetrieveIn, data []byte)
 
+	// The operations of fuse-iomap, which come only where Protocol.Iomap says so.
+
+	// IomapConfig comes right behind Init, before anything else: time to register devices
+	// (Session.OpenBacking) and to tell the geometry. ENOSYS is fine, any other error ends the mount.
+	IomapConfig(r *Request, in *IomapConfigIn, out *IomapConfigOut) syscall.Errno
+	// IomapBegin answers what backs in.Pos; both slots must contain it. Several come at once for the
+	// same file, with pages of it locked: nothing may be done that touches its page cache, or that
+	// waits for another request on it.
+	IomapBegin(r *Request, in *IomapBeginIn, out *IomapBeginOut) syscall.Errno
+	// IomapEnd says that an operation on a mapping is over. ENOSYS: never ask again.
+	IomapEnd(r *Request, in *IomapEndIn) syscall.Errno
+	// IomapIoend says that data is on the device, or could not be brought there. It must always be
+	// able to go on.
+	IomapIoend(r *Request, in *IomapIoendIn, out *IomapIoendOut) syscall.Errno
+	// FreezeFS makes the filesystem durable and still, until UnfreezeFS.
+	FreezeFS(r *Request, in *FreezeFSIn) syscall.Errno
+	UnfreezeFS(r *Request) syscall.Errno
+	// ShutdownFS says that the device is gone.
+	ShutdownFS(r *Request, in *ShutdownFSIn) syscall.Errno
+
 	// Setupmapping and Removemapping manage a DAX window; only virtiofs has one.
 	Setupmapping(r *Request, in *SetupmappingIn) syscall.Errno
 	Removemapping(r *Request, ranges []RemovemappingOne) syscall.Errno

@@ -37,6 +37,9 @@ type Params struct {
 	// RequestTimeout in seconds, after which an unanswered request aborts the connection; the
 	// kernel rounds it up to 15. It asks for InitRequestTimeout by itself. Default: none.
 	RequestTimeout uint16
+	// Iomap asks for fuse-iomap where the kernel has it: where it says that it speaks IomapMinor and
+	// answers DevIocIomapSupport. In Protocol: it is in force, and IomapConfig is the next request.
+	Iomap bool
 	// MapAlignment is log2 of the alignment of DAX mappings; it goes with InitMapAlignment.
 	MapAlignment uint16
 }

@@ -18,18 +18,16 @@ type Stats struct {
 
 // counters are kept per worker, so that counting is uncontended.
 type counters struct {
-	ops       [maxOpcode + 1]struct{ count, errors atomic.Uint64 }
+	ops       [opCount]struct{ count, errors atomic.Uint64 }
 	malformed atomic.Uint64
 	panics    atomic.Uint64
 }
 
 func (c *counters) count(op Opcode, failed bool) {
-	if !op.Known() {
-		op = 0
-	}
-	c.ops[op].count.Add(1)
+	i := op.index()
+	c.ops[i].count.Add(1)
 	if failed {
-		c.ops[op].errors.Add(1)
+		c.ops[i].errors.Add(1)
 	}
 }
 
@@ -55,7 +53,7 @@ func (s *Session) Stats() Stats {
 	st := Stats{Malformed: sum.malformed.Load(), Panics: sum.panics.Load()}
 	for i := range sum.ops {
 		if n := sum.ops[i].count.Load(); n != 0 {
-			st.Ops = append(st.Ops, OpStat{Op: Opcode(i), Count: n, Errors: sum.ops[i].errors.Load()})
+			st.Ops = append(st.Ops, OpStat{Op: opcodeAt(i), Count: n, Errors: sum.ops[i].errors.Load()})
 		}
 	}
 	return st

@@ -163,3 +163,30 @@ func (Unimplemented) Setupmapping(*Request, *SetupmappingIn) syscall.Errno { ret
 
 // Removemapping answers ENOSYS.
 func (Unimplemented) Removemapping(*Request, []RemovemappingOne) syscall.Errno { return syscall.ENOSYS }
+
+// IomapConfig answers ENOSYS.
+func (Unimplemented) IomapConfig(*Request, *IomapConfigIn, *IomapConfigOut) syscall.Errno {
+	return syscall.ENOSYS
+}
+
+// IomapBegin answers ENOSYS.
+func (Unimplemented) IomapBegin(*Request, *IomapBeginIn, *IomapBeginOut) syscall.Errno {
+	return syscall.ENOSYS
+}
+
+// IomapEnd answers ENOSYS.
+func (Unimplemented) IomapEnd(*Request, *IomapEndIn) syscall.Errno { return syscall.ENOSYS }
+
+// IomapIoend answers ENOSYS.
+func (Unimplemented) IomapIoend(*Request, *IomapIoendIn, *IomapIoendOut) syscall.Errno {
+	return syscall.ENOSYS
+}
+
+// FreezeFS answers ENOSYS.
+func (Unimplemented) FreezeFS(*Request, *FreezeFSIn) syscall.Errno { return syscall.ENOSYS }
+
+// UnfreezeFS answers ENOSYS.
+func (Unimplemented) UnfreezeFS(*Request) syscall.Errno { return syscall.ENOSYS }
+
+// ShutdownFS answers ENOSYS.
+func (Unimplemented) ShutdownFS(*Request, *ShutdownFSIn) syscall.Errno { return syscall.ENOSYS }

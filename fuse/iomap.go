@@ -1,0 +1,64 @@
+package fuse
+
+import (
+	"fmt"
+	"syscall"
+)
+
+// Controller is a Transport whose connection takes the ioctls of /dev/fuse.
+type Controller interface {
+	Transport
+	// Control issues an ioctl on the connection. arg is what the argument points to, and takes what
+	// comes back; empty for ioctls that take none. Errors keep the errno; ENOTTY is a kernel that
+	// does not know it.
+	Control(cmd uint32, arg []byte) (int, error)
+}
+
+// control is Control of the session's transport.
+func (s *Session) control(what string, cmd uint32, arg []byte) (int, error) {
+	c, ok := s.t.(Controller)
+	if !ok {
+		return 0, fmt.Errorf("%s: the transport has no ioctls: %w", what, syscall.ENOTTY)
+	}
+	n, err := c.Control(cmd, arg)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", what, err)
+	}
+	return n, nil
+}
+
+// OpenBacking registers a block device, opened for reading and writing, by its descriptor, and returns
+// the number that mappings name it by. It stays registered until the connection ends.
+func (s *Session) OpenBacking(fd int) (uint32, error) {
+	n, err := s.control("register the device", DevIocBackingOpen, raw(&BackingMap{FD: int32(fd), Flags: BackingIomap}))
+	return uint32(n), err
+}
+
+// SetBackingBlocksize sets the block size of the page cache of a registered device.
+func (s *Session) SetBackingBlocksize(dev, size uint32) error {
+	_, err := s.control("set the block size of the device", DevIocIomapSetBlocksize, raw(&IomapBackingInfo{ID: dev, Blocksize: size}))
+	return err
+}
+
+// UpsertMappings puts mappings into the kernel's cache. It may be called from IomapBegin, and with
+// locks held that operations take. ESTALE: the kernel does not know the inode.
+func (s *Session) UpsertMappings(m *IomapUpsertMappings) error {
+	return s.notify("IOMAP_UPSERT_MAPPINGS", NotifyIomapUpsertMappings, s.iomap(), raw(m))
+}
+
+// InvalMappings drops mappings from the kernel's cache, but no data. It may be called wherever
+// UpsertMappings may.
+func (s *Session) InvalMappings(m *IomapInvalMappings) error {
+	return s.tolerate(s.notify("IOMAP_INVAL_MAPPINGS", NotifyIomapInvalMappings, s.iomap(), raw(m)))
+}
+
+// InvalDevice drops what the page cache of a registered device has of a range, without writing it. No
+// lock may be held that a write to the device waits for.
+func (s *Session) InvalDevice(m *IomapDevInval) error {
+	return s.notify("IOMAP_DEV_INVAL", NotifyIomapDevInval, s.iomap(), raw(m))
+}
+
+func (s *Session) iomap() bool {
+	p := s.Protocol()
+	return p != nil && p.Iomap
+}
