@@ -136,8 +136,8 @@ type FS struct {
 	w     *writer     // nil: read-only
 
 	outside iomap.Cache // who moves data instead of the movers; nil: nobody
-	down  atomic.Bool // by Shutdown
-	guard *mmp.Guard  // nil: not needed
+	down    atomic.Bool // by Shutdown
+	guard   *mmp.Guard  // nil: not needed
 
 	zones      *syszone.Zones
 	roReason   string
