@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,7 +51,7 @@ type Device struct {
 	spare []*os.File
 }
 
-var _ Transport = (*Device)(nil)
+var _ Controller = (*Device)(nil)
 
 // NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted.
 func NewDevice(f *os.File, o DeviceOptions) *Device {
@@ -86,6 +87,24 @@ func (d *Device) Notify(parts ...[]byte) error {
 		_, err := unix.Writev(fd, parts)
 		return err
 	})
+}
+
+// Control implements Controller.
+func (d *Device) Control(cmd uint32, arg []byte) (n int, err error) {
+	err = d.control(func(fd int) (err error) {
+		n, err = ioctl(fd, cmd, arg)
+		return err
+	})
+	return n, err
+}
+
+// ioctl issues an ioctl whose argument is a pointer to arg, or 0 if there is none.
+func ioctl(fd int, cmd uint32, arg []byte) (int, error) {
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(cmd), uintptr(unsafe.Pointer(unsafe.SliceData(arg))))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // control calls f with the descriptor, which stays open meanwhile.

@@ -100,7 +100,7 @@ func (w *Worker) handle(h InHeader, fixed, body []byte, reply Reply) (n int, ok 
 // serve answers what the session itself answers and leaves the rest to dispatch.
 func (w *Worker) serve(r *Request, body, payload []byte) (n int, errno syscall.Errno, ok bool) {
 	s := w.s
-	if len(body) != 0 && opTable[r.Opcode.index()].exact {
+	if len(body) != 0 && opTable[r.Opcode.index()].exact && r.Opcode.spoken(r.Protocol) {
 		s.malformed(&w.stats, "wrong length", r.InHeader)
 		return 0, syscall.EIO, r.Opcode.HasReply()
 	}
@@ -123,6 +123,9 @@ func (w *Worker) serve(r *Request, body, payload []byte) (n int, errno syscall.E
 		return 0, 0, true
 	case !ok:
 		return 0, w.tell(r, body), false
+	}
+	if !r.Opcode.spoken(r.Protocol) {
+		return 0, syscall.ENOSYS, true
 	}
 	n, errno = w.dispatch(r, body, payload)
 	if errno == syscall.EIO && n == badRequest {

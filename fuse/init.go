@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -48,6 +49,9 @@ func (p Params) normalise(limit int) (Params, error) {
 	}
 	if p.Flags&^answerable != 0 {
 		return p, fmt.Errorf("features %v cannot be asked for: %w", p.Flags&^answerable, syscall.EINVAL)
+	}
+	if p.IomapMinor != 0 && p.IomapMinor <= IomapMinor {
+		return p, fmt.Errorf("version 7.%d cannot be taken for 7.%d: %w", p.IomapMinor, IomapMinor, syscall.EINVAL)
 	}
 	page := pageSize
 	pages := int(p.MaxPages)
@@ -100,6 +104,7 @@ func negotiate(in *InitIn, want Params) (*Protocol, error) {
 		KernelReadahead: in.MaxReadahead,
 		Params:          want,
 	}
+	p.Iomap = false // until the session has asked for it: see grantIomap
 	p.settle()
 	return p, nil
 }
@@ -131,12 +136,16 @@ func (p *Protocol) settle() {
 
 // answer encodes the terms.
 func (p *Protocol) answer() *InitOut {
+	flags := p.Flags
+	if p.Iomap {
+		flags |= InitIomap
+	}
 	return &InitOut{
 		Major:               Major,
 		Minor:               p.Minor,
 		MaxReadahead:        p.MaxReadahead,
-		Flags:               uint32(p.Flags),
-		Flags2:              uint32(p.Flags >> 32),
+		Flags:               uint32(flags),
+		Flags2:              uint32(flags >> 32),
 		MaxBackground:       p.MaxBackground,
 		CongestionThreshold: p.CongestionThreshold,
 		MaxWrite:            p.MaxWrite,
@@ -167,6 +176,7 @@ func (w *Worker) initialise(r *Request, rest, payload []byte) (int, syscall.Errn
 		s.fail(err)
 		return 0, syscall.EPROTO
 	}
+	s.grantIomap(p)
 	granted := p.Params
 	r.Protocol = p
 	if errno := s.ops.Init(r, p); errno != 0 {
@@ -177,6 +187,9 @@ func (w *Worker) initialise(r *Request, rest, payload []byte) (int, syscall.Errn
 	p.Flags = p.Flags&granted.Flags | granted.Flags&structural
 	p.MaxPages = min(max(p.MaxPages, 1), granted.MaxPages)
 	p.MaxWrite = min(p.MaxWrite, granted.MaxWrite)
+	if p.Iomap = p.Iomap && granted.Iomap; granted.Iomap && !p.Iomap {
+		p.refuseIomap(cmp.Or(p.NoIomap, "the server does not want it"))
+	}
 	p.settle()
 	s.proto.Store(p)
 	close(s.ready)

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 )
@@ -27,6 +28,45 @@ func (s *Session) control(what string, cmd uint32, arg []byte) (int, error) {
 	return n, nil
 }
 
+// grantIomap decides on fuse-iomap, once everything else is settled. The version comes first, because the
+// bit that offers it means something else in others, and then the question that only a kernel with the
+// extension answers.
+func (s *Session) grantIomap(p *Protocol) {
+	want := &s.want
+	switch {
+	case !want.Iomap:
+		p.refuseIomap("it was not asked for")
+		return
+	case p.KernelMinor < IomapMinor:
+		p.refuseIomap(fmt.Sprintf("the kernel speaks FUSE %d.%d and does not have it", Major, p.KernelMinor))
+		return
+	case p.KernelMinor > IomapMinor && p.KernelMinor != want.IomapMinor:
+		p.refuseIomap(fmt.Sprintf("the kernel speaks FUSE %d.%d, of which it is not known", Major, p.KernelMinor))
+		return
+	case p.Offered&InitIomap == 0:
+		p.refuseIomap("the kernel does not offer it: it is switched off, or the mounter lacks CAP_SYS_RAWIO")
+		return
+	}
+	support := IomapSupport{}
+	_, err := s.control("ask for fuse-iomap", DevIocIomapSupport, raw(&support))
+	p.IomapSupport = support.Flags
+	switch {
+	case errors.Is(err, syscall.ENOTTY):
+		p.refuseIomap("the kernel does not have it")
+	case err != nil:
+		p.refuseIomap(err.Error())
+	case support.Flags&IomapSupportFileIO == 0:
+		p.refuseIomap("the kernel does not allow it here")
+	default:
+		p.Iomap, p.Minor, p.NoIomap = true, IomapMinor, ""
+	}
+}
+
+// refuseIomap leaves the connection without fuse-iomap.
+func (p *Protocol) refuseIomap(why string) {
+	p.Iomap, p.Minor, p.NoIomap = false, min(p.KernelMinor, MaxMinor), why
+}
+
 // OpenBacking registers a block device, opened for reading and writing, by its descriptor, and returns
 // the number that mappings name it by. It stays registered until the connection ends.
 func (s *Session) OpenBacking(fd int) (uint32, error) {
@@ -49,7 +89,11 @@ func (s *Session) UpsertMappings(m *IomapUpsertMappings) error {
 // InvalMappings drops mappings from the kernel's cache, but no data. It may be called wherever
 // UpsertMappings may.
 func (s *Session) InvalMappings(m *IomapInvalMappings) error {
-	return s.tolerate(s.notify("IOMAP_INVAL_MAPPINGS", NotifyIomapInvalMappings, s.iomap(), raw(m)))
+	err := s.tolerate(s.notify("IOMAP_INVAL_MAPPINGS", NotifyIomapInvalMappings, s.iomap(), raw(m)))
+	if errors.Is(err, syscall.ESTALE) {
+		return nil
+	}
+	return err
 }
 
 // InvalDevice drops what the page cache of a registered device has of a range, without writing it. No

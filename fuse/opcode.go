@@ -165,6 +165,10 @@ var opTable = [opCount]opInfo{
 // Known reports whether the protocol has this operation.
 func (op Opcode) Known() bool { return opTable[op.index()].name != "" }
 
+// spoken reports whether the opcode means under the terms of p what it is known for. Those of
+// fuse-iomap are beyond all others and may one day be something else where it is not in use.
+func (op Opcode) spoken(p *Protocol) bool { return op.index() < iomapOpsIndex || p.Iomap }
+
 // HasReply reports whether the kernel waits for an answer. It does for opcodes that this package
 // does not know: they are answered with ENOSYS.
 func (op Opcode) HasReply() bool { return !opTable[op.index()].noReply }
@@ -174,6 +178,9 @@ func (op Opcode) HasReply() bool { return !opTable[op.index()].noReply }
 func (op Opcode) InSize(p *Protocol) int {
 	if op == OpSetxattr && !p.Has(InitSetxattrExt) {
 		return setxattrCompatSize
+	}
+	if !op.spoken(p) {
+		return 0
 	}
 	return int(opTable[op.index()].in)
 }

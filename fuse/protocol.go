@@ -37,19 +37,25 @@ type Params struct {
 	// RequestTimeout in seconds, after which an unanswered request aborts the connection; the
 	// kernel rounds it up to 15. It asks for InitRequestTimeout by itself. Default: none.
 	RequestTimeout uint16
-	// Iomap asks for fuse-iomap where the kernel has it: where it says that it speaks IomapMinor and
-	// answers DevIocIomapSupport. In Protocol: it is in force, and IomapConfig is the next request.
+	// Iomap asks for fuse-iomap where the kernel has it: where it says that it speaks IomapMinor,
+	// offers InitIomap, and answers DevIocIomapSupport. In Protocol: it is in force, and IomapConfig
+	// is the next request. Protocol.NoIomap tells why it is not.
 	Iomap bool
+	// IomapMinor is a version behind the constant IomapMinor that is to be taken for it, on the word
+	// of whoever runs that kernel. Default: none, for nobody knows what a later one means.
+	IomapMinor uint32
 	// MapAlignment is log2 of the alignment of DAX mappings; it goes with InitMapAlignment.
 	MapAlignment uint16
 }
 
 // Protocol is what INIT settled. It does not change afterwards.
 type Protocol struct {
-	Minor           uint32    // spoken on this connection, MinMinor to MaxMinor
+	Minor           uint32    // spoken on this connection: MinMinor to MaxMinor, or IomapMinor
 	KernelMinor     uint32    // the kernel's own
 	Offered         InitFlags // by the kernel
 	KernelReadahead uint32    // offered by the kernel, bytes
+	IomapSupport    uint64    // what its fuse-iomap can do (IomapSupportFileIO, ...), where it was asked
+	NoIomap         string    // why fuse-iomap is not in use, half a sentence; empty if it is
 	Params                    // in force
 }
 

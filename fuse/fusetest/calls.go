@@ -197,6 +197,33 @@ func (k *Kernel) Setxattr(nodeid uint64, name string, value []byte, flags uint32
 	return k.Do(fuse.OpSetxattr, nodeid, head, CString(name), value).Err()
 }
 
+// IomapConfig asks for the geometry. The reply may be shorter than the structure.
+func (k *Kernel) IomapConfig(in fuse.IomapConfigIn) (fuse.IomapConfigOut, error) {
+	r := k.Do(fuse.OpIomapConfig, 0, Bytes(&in))
+	if err := r.Err(); err != nil {
+		return fuse.IomapConfigOut{}, err
+	}
+	if len(r.Payload) > len(Bytes(&fuse.IomapConfigOut{})) {
+		return fuse.IomapConfigOut{}, fmt.Errorf("IOMAP_CONFIG: reply of %d bytes: %w", len(r.Payload), syscall.EPROTO)
+	}
+	return Value[fuse.IomapConfigOut](r.Payload), nil
+}
+
+// IomapBegin asks for mappings.
+func (k *Kernel) IomapBegin(nodeid uint64, in fuse.IomapBeginIn) (fuse.IomapBeginOut, error) {
+	return call[fuse.IomapBeginOut](k, fuse.OpIomapBegin, nodeid, Bytes(&in))
+}
+
+// IomapEnd says that an operation on a mapping is over.
+func (k *Kernel) IomapEnd(nodeid uint64, in fuse.IomapEndIn) error {
+	return k.Do(fuse.OpIomapEnd, nodeid, Bytes(&in)).Err()
+}
+
+// IomapIoend says that data was written.
+func (k *Kernel) IomapIoend(nodeid uint64, in fuse.IomapIoendIn) (fuse.IomapIoendOut, error) {
+	return call[fuse.IomapIoendOut](k, fuse.OpIomapIoend, nodeid, Bytes(&in))
+}
+
 // Forget takes back lookups of one inode, BatchForget of several.
 func (k *Kernel) Forget(nodeid, nlookup uint64) error {
 	return k.Tell(fuse.OpForget, nodeid, Bytes(&fuse.ForgetIn{Nlookup: nlookup}))

@@ -10,6 +10,9 @@
 // Requests go out exactly as they are told to, also malformed ones: whether the server survives them
 // is what is being tested. Replies are checked for their form.
 //
-// A Kernel may be used by several goroutines. Its only lock guards the table of requests that wait
-// for a reply and is never held while calling out.
+// It can also be a kernel with fuse-iomap, of which it carries the messages and ioctls; what such a
+// kernel does with mappings is for whoever answers OnNotify and OnIoctl.
+//
+// A Kernel may be used by several goroutines. Its locks guard the table of requests that wait for a
+// reply, and that of notifications that wait for a verdict; neither is held while calling out.
 package fusetest

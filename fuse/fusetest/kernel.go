@@ -14,12 +14,12 @@ import (
 	"ext4box/fuse"
 )
 
-// AllFlags is every feature that a kernel of version 7.46 offers.
+// AllFlags is every feature that a kernel of version 7.46 offers, or, with fuse-iomap, of 7.99.
 const AllFlags = fuse.InitFlags(1<<44-1) &^ (1 << 31)
 
 // Config says what kernel to be.
 type Config struct {
-	Major, Minor uint32         // default 7.46
+	Major, Minor uint32         // default 7.46; a Minor alone goes with 7
 	Flags        fuse.InitFlags // offered; default AllFlags
 	MaxReadahead uint32         // offered; default 128 KiB
 	Socket       bool           // use a socket pair and a fuse.Device instead of calling the session
@@ -27,9 +27,16 @@ type Config struct {
 	Options      fuse.Options // of the session
 	UID, GID     uint32       // of the caller in each request
 	NoInit       bool         // leave INIT to the test
-	// OnNotify sees each notification and answers it. Over a socket the answer is lost. Default:
-	// success. A RETRIEVE is answered with no data whatever OnNotify says, if it says success.
+	// OnNotify sees each notification and answers it, which is what the server gets. It is called on
+	// a goroutine on which it may wait for replies. Default: success. A RETRIEVE is answered with no
+	// data whatever OnNotify says, if it says success.
 	OnNotify func(code int32, payload []byte) syscall.Errno
+	// IomapSupport makes this a kernel with fuse-iomap: it is the answer to DevIocIomapSupport. It
+	// goes with the Minor fuse.IomapMinor, and with the flag fuse.InitIomap, which is in AllFlags.
+	IomapSupport uint64
+	// OnIoctl answers the other ioctls of the device: arg is what comes in and takes what goes out.
+	// It is called on the goroutine, and thread, of the caller. Default: ENOTTY for all.
+	OnIoctl func(cmd uint32, arg []byte) (int, syscall.Errno)
 }
 
 // Kernel is the kernel's side of a connection.
@@ -51,7 +58,7 @@ type Kernel struct {
 
 // link carries messages to the server; replies come back by Kernel.deliver.
 type link interface {
-	fuse.Transport
+	fuse.Controller
 	send(msg []byte) error
 	hangup()
 }
@@ -62,7 +69,10 @@ var errLinkDown = fmt.Errorf("the server has ended the connection: %w", syscall.
 // Connect starts a session for ops and negotiates.
 func Connect(ops fuse.Operations, cfg Config) (*Kernel, error) {
 	if cfg.Major == 0 {
-		cfg.Major, cfg.Minor = fuse.Major, fuse.MaxMinor
+		cfg.Major = fuse.Major
+		if cfg.Minor == 0 {
+			cfg.Minor = fuse.MaxMinor
+		}
 	}
 	if cfg.Flags == 0 {
 		cfg.Flags = AllFlags
@@ -251,6 +261,22 @@ func (k *Kernel) notified(code int32, payload []byte) syscall.Errno {
 		go func() { _ = k.link.send(msg) }()
 	}
 	return 0
+}
+
+// ioctl answers an ioctl on the device.
+func (k *Kernel) ioctl(cmd uint32, arg []byte) (int, error) {
+	if cmd == fuse.DevIocIomapSupport && k.cfg.IomapSupport != 0 {
+		copy(arg, Bytes(&fuse.IomapSupport{Flags: k.cfg.IomapSupport}))
+		return 0, nil
+	}
+	if k.cfg.OnIoctl == nil {
+		return 0, syscall.ENOTTY
+	}
+	n, errno := k.cfg.OnIoctl(cmd, arg)
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
 }
 
 // drop gives up waiting for one reply, abandon for all.

@@ -1,9 +1,12 @@
 package fusetest
 
 import (
+	"bytes"
 	"context"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -67,6 +70,9 @@ func (l *directLink) Notify(parts ...[]byte) error {
 	return nil
 }
 
+// Control implements fuse.Controller.
+func (l *directLink) Control(cmd uint32, arg []byte) (int, error) { return l.k.ioctl(cmd, arg) }
+
 func (l *directLink) hangup() { l.once.Do(func() { close(l.down) }) }
 
 func (l *directLink) send(msg []byte) error {
@@ -114,12 +120,24 @@ func (l *directLink) put(st *station) {
 }
 
 // socketLink is a fuse.Device on one end of a socket pair. A packet is a message, as on the device.
+//
+// A notification goes through the socket like a reply, so that it stays behind the replies that were
+// written before it, and Notify waits for the verdict as write(2) on the device does.
 type socketLink struct {
 	*fuse.Device
 	k    *Kernel
 	peer *os.File
 	once sync.Once
 	read sync.WaitGroup
+
+	// sent counts requests. The race detector does not see that a socket orders what is before it
+	// with what is behind: what calls back to the kernel looks here.
+	sent atomic.Uint64
+
+	writing  sync.Mutex // held while a notification is written, so that verdicts has their order
+	mu       sync.Mutex // of what follows
+	verdicts []chan syscall.Errno
+	down     bool // nothing is read any more
 }
 
 func newSocketLink(k *Kernel, o fuse.DeviceOptions) (*socketLink, error) {
@@ -163,10 +181,82 @@ func (l *socketLink) receive() {
 		}
 		if n <= 0 || err != nil {
 			l.k.abandon()
+			l.close()
 			return
+		}
+		if h := Value[fuse.OutHeader](buf[:n]); n >= fuse.OutHeaderSize && h.Unique == 0 && h.Error > 0 {
+			// It may take as long as replies to other requests, which this loop has to read.
+			msg, verdict := bytes.Clone(buf[:n]), l.expected()
+			go func() { verdict <- l.k.deliver(msg) }()
+			continue
 		}
 		l.k.deliver(buf[:n])
 	}
+}
+
+// Notify implements fuse.Transport.
+func (l *socketLink) Notify(parts ...[]byte) error {
+	l.sent.Load()
+	verdict, err := l.write(parts)
+	if err != nil {
+		return err
+	}
+	if errno := <-verdict; errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// write writes a notification and returns where the verdict on it will come.
+func (l *socketLink) write(parts [][]byte) (<-chan syscall.Errno, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	verdict := make(chan syscall.Errno, 1)
+	l.mu.Lock()
+	down := l.down
+	if !down {
+		l.verdicts = append(l.verdicts, verdict)
+	}
+	l.mu.Unlock()
+	if down {
+		return nil, syscall.ENOTCONN
+	}
+	if err := l.Device.Notify(parts...); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.verdicts = slices.DeleteFunc(l.verdicts, func(c chan syscall.Errno) bool { return c == verdict })
+		return nil, err
+	}
+	return verdict, nil
+}
+
+// Control implements fuse.Controller.
+func (l *socketLink) Control(cmd uint32, arg []byte) (int, error) {
+	l.sent.Load()
+	return l.k.ioctl(cmd, arg)
+}
+
+// expected returns who waits for the verdict on the notification that was just read.
+func (l *socketLink) expected() chan<- syscall.Errno {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.verdicts) == 0 {
+		return make(chan syscall.Errno, 1) // written by a reader as a reply
+	}
+	c := l.verdicts[0]
+	l.verdicts = l.verdicts[1:]
+	return c
+}
+
+// close answers the notifications that will not be read any more.
+func (l *socketLink) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = true
+	for _, c := range l.verdicts {
+		c <- syscall.ENOTCONN
+	}
+	l.verdicts = nil
 }
 
 func (l *socketLink) send(msg []byte) error {
@@ -174,6 +264,7 @@ func (l *socketLink) send(msg []byte) error {
 	if err != nil {
 		return err
 	}
+	l.sent.Add(1)
 	werr := error(syscall.ENOTCONN)
 	err = c.Control(func(fd uintptr) {
 		werr = unix.Sendto(int(fd), msg, unix.MSG_NOSIGNAL, nil)
