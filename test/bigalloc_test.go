@@ -13,6 +13,7 @@ import (
 
 	"ext4box/blockdev"
 	"ext4box/ext4"
+	"ext4box/internal/posixfs"
 	"ext4box/internal/testimage"
 )
 
@@ -292,9 +293,9 @@ func TestBigallocTurns(t *testing.T) {
 				}
 				for _, kernel := range []bool{round%2 == 0, round%2 != 0} {
 					turn(kernel, func(dir string) {
-						p := newPlayer(filepath.Join(dir, work))
+						p := newPlayer(posixfs.Mounted(dir), work)
 						defer p.close()
-						if err := os.MkdirAll(p.dir, 0o777); err != nil {
+						if err := os.MkdirAll(filepath.Join(dir, work), 0o777); err != nil {
 							t.Fatal(err)
 						}
 						for _, s := range g.sequence(200) {
@@ -304,8 +305,7 @@ func TestBigallocTurns(t *testing.T) {
 				}
 			}
 			turn(false, func(dir string) {
-				clearFlags(filepath.Join(dir, top))
-				if err := os.RemoveAll(filepath.Join(dir, top)); err != nil {
+				if err := removeAll(posixfs.Mounted(dir), top); err != nil {
 					t.Fatal(err)
 				}
 			})

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/internal/posixfs"
 )
 
 // A step is one system call of a sequence that runs on two mounts. It names
@@ -41,12 +43,15 @@ const slots = 4
 
 // A player runs steps below one directory.
 type player struct {
+	fs    posixfs.FS
 	dir   string
-	files [slots]*os.File
+	files [slots]posixfs.File
 	start time.Time
 }
 
-func newPlayer(dir string) *player { return &player{dir: dir, start: time.Now().Add(-time.Minute)} }
+func newPlayer(fs posixfs.FS, dir string) *player {
+	return &player{fs: fs, dir: dir, start: time.Now().Add(-time.Minute)}
+}
 
 func (p *player) close() {
 	for i, f := range p.files {
@@ -61,17 +66,15 @@ func (p *player) path(rel string) string { return p.dir + "/" + rel }
 
 // play runs one step and describes what came of it.
 func (p *player) play(s step) string {
-	return as(s.uid, func() string {
-		said, err := p.do(s)
-		if err != nil {
-			var e unix.Errno
-			if !errors.As(err, &e) {
-				return err.Error()
-			}
-			return unix.ErrnoName(e)
+	said, err := p.do(s)
+	if err != nil {
+		var e unix.Errno
+		if !errors.As(err, &e) {
+			return err.Error()
 		}
-		return said
-	})
+		return unix.ErrnoName(e)
+	}
+	return said
 }
 
 // as calls what as another user, and as root if uid is 0.
@@ -93,83 +96,76 @@ func asGroup(uid, gid int, what func() string) string {
 }
 
 func (p *player) do(s step) (string, error) {
-	a := p.path(s.a)
-	at := unix.AT_FDCWD
+	who := posixfs.Cred{UID: uint32(s.uid), GID: uint32(s.uid)}
+	fs, a := p.fs.As(who), p.path(s.a)
 	switch s.kind {
 	case "create":
-		fd, err := unix.Open(a, unix.O_CREAT|unix.O_RDWR|s.flag, uint32(s.n))
+		f, err := fs.Open(a, unix.O_CREAT|unix.O_RDWR|s.flag, uint32(s.n))
 		if err == nil {
-			err = unix.Close(fd)
+			err = f.Close()
 		}
 		return "", err
 	case "mkdir":
-		return "", unix.Mkdir(a, uint32(s.n))
+		return "", fs.Mkdir(a, uint32(s.n))
 	case "mknod":
-		return "", unix.Mknod(a, uint32(s.n), int(s.m))
+		return "", fs.Mknod(a, uint32(s.n), uint64(s.m))
 	case "symlink":
-		return "", unix.Symlink(s.b, a)
+		return "", fs.Symlink(s.b, a)
 	case "readlink":
-		buf := make([]byte, 5000)
-		n, err := unix.Readlink(a, buf)
-		return string(buf[:max(n, 0)]), err
+		return fs.Readlink(a)
 	case "link":
-		return "", unix.Link(a, p.path(s.b))
+		return "", fs.Link(a, p.path(s.b))
 	case "unlink":
-		return "", unix.Unlink(a)
+		return "", fs.Unlink(a)
 	case "rmdir":
-		return "", unix.Rmdir(a)
+		return "", fs.Rmdir(a)
 	case "rename":
-		return "", unix.Renameat2(at, a, at, p.path(s.b), uint(s.flag))
+		return "", fs.Rename(a, p.path(s.b), uint(s.flag))
 	case "truncate":
-		return "", unix.Truncate(a, s.n)
+		return "", fs.Truncate(a, s.n)
 	case "write":
-		fd, err := unix.Open(a, unix.O_WRONLY|unix.O_NONBLOCK|s.flag, 0)
+		f, err := fs.Open(a, unix.O_WRONLY|unix.O_NONBLOCK|s.flag, 0)
 		if err != nil {
 			return "", err
 		}
-		f := os.NewFile(uintptr(fd), a)
 		defer f.Close()
 		return p.write(f, s)
 	case "read":
-		fd, err := unix.Open(a, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		f, err := fs.Open(a, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return "", err
 		}
-		f := os.NewFile(uintptr(fd), a)
 		defer f.Close()
 		return p.read(f, s)
 	case "fallocate":
-		fd, err := unix.Open(a, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+		f, err := fs.Open(a, unix.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return "", err
 		}
-		defer unix.Close(fd)
-		return "", unix.Fallocate(fd, uint32(s.flag), s.n, s.m)
+		defer f.Close()
+		return "", f.Fallocate(uint32(s.flag), s.n, s.m)
 	case "chmod":
-		return "", unix.Chmod(a, uint32(s.n))
+		return "", fs.Chmod(a, uint32(s.n))
 	case "chown":
-		return "", unix.Lchown(a, int(s.n), int(s.m))
+		return "", fs.Chown(a, int(s.n), int(s.m))
 	case "utimes":
-		return "", unix.UtimesNanoAt(at, a, []unix.Timespec{{Sec: s.n, Nsec: 123456789}, {Sec: s.m, Nsec: 987654321}}, unix.AT_SYMLINK_NOFOLLOW)
+		return "", fs.Utimes(a, [2]unix.Timespec{{Sec: s.n, Nsec: 123456789}, {Sec: s.m, Nsec: 987654321}}, false)
 	case "touch":
 		now := unix.Timespec{Nsec: unix.UTIME_NOW}
-		return "", unix.UtimesNanoAt(at, a, []unix.Timespec{now, now}, 0)
+		return "", fs.Utimes(a, [2]unix.Timespec{now, now}, true)
 	case "setflags":
-		return setFlagsTo(a, uint32(s.n)), nil
+		return setFlagsTo(fs, a, uint32(s.n)), nil
 	case "setxattr":
-		return "", unix.Lsetxattr(a, s.b, pattern(int(s.m), uint64(s.n)), s.flag)
+		return "", fs.Setxattr(a, s.b, pattern(int(s.m), uint64(s.n)), s.flag)
 	case "setacl":
-		return "", unix.Lsetxattr(a, s.b, acl(s.n), s.flag)
+		return "", fs.Setxattr(a, s.b, acl(s.n), s.flag)
 	case "removexattr":
-		return "", unix.Lremovexattr(a, s.b)
+		return "", fs.Removexattr(a, s.b)
 	case "getxattr":
-		buf := make([]byte, 70000)
-		n, err := unix.Lgetxattr(a, s.b, buf)
-		return fmt.Sprintf("%d bytes %x", n, sha256.Sum256(buf[:max(n, 0)])), err
+		value, err := fs.Getxattr(a, s.b)
+		return fmt.Sprintf("%d bytes %x", len(value), sha256.Sum256(value)), err
 	case "listxattr":
-		buf := make([]byte, 70000)
-		n, err := unix.Llistxattr(a, buf)
-		names := strings.Split(string(buf[:max(n, 0)]), "\x00")
+		names, err := fs.Listxattr(a)
 		if s.uid != 0 {
 			// A user by setfsuid(2) keeps CAP_SYS_ADMIN, of which a FUSE server
 			// is not told.
@@ -178,90 +174,90 @@ func (p *player) do(s step) (string, error) {
 		slices.Sort(names)
 		return strings.Join(names, ","), err
 	case "stat":
-		return p.stat(a)
+		st, err := fs.Statx(a, unix.STATX_BASIC_STATS)
+		return p.stat(&st), err
 	case "list":
-		entries, err := os.ReadDir(a)
-		var names []string
-		for _, e := range entries {
-			names = append(names, e.Name()+" "+e.Type().String())
-		}
-		return strings.Join(names, ","), err
+		return list(fs, a)
 	case "open", "tmpfile":
 		flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | s.flag
 		if s.kind == "tmpfile" {
 			flags |= unix.O_TMPFILE
 		}
-		fd, err := unix.Open(a, flags|unix.O_CLOEXEC, uint32(s.n))
+		f, err := fs.Open(a, flags, uint32(s.n))
 		if err != nil {
 			return "", err
 		}
-		if f := p.files[s.slot]; f != nil {
-			f.Close()
+		if old := p.files[s.slot]; old != nil {
+			old.Close()
 		}
-		p.files[s.slot] = os.NewFile(uintptr(fd), a)
+		p.files[s.slot] = f
 		return "", nil
 	}
 	f := p.files[s.slot]
 	if f == nil {
 		return "", unix.EBADF
 	}
-	fd := int(f.Fd())
+	f = f.As(who)
 	switch s.kind {
 	case "close":
 		p.files[s.slot] = nil
 		return "", f.Close()
 	case "linkfd":
-		return "", unix.Linkat(at, fmt.Sprintf("/proc/self/fd/%d", fd), at, a, unix.AT_SYMLINK_FOLLOW)
+		return "", f.Link(a)
 	case "pwrite":
 		return p.write(f, s)
 	case "pread":
 		return p.read(f, s)
 	case "ftruncate":
-		return "", unix.Ftruncate(fd, s.n)
+		return "", f.Truncate(s.n)
 	case "ffallocate":
-		return "", unix.Fallocate(fd, uint32(s.flag), s.n, s.m)
+		return "", f.Fallocate(uint32(s.flag), s.n, s.m)
 	case "fsync":
-		return "", unix.Fsync(fd)
+		return "", f.Fsync()
 	case "fchmod":
-		return "", unix.Fchmod(fd, uint32(s.n))
+		return "", f.Chmod(uint32(s.n))
 	case "fstat":
-		return p.stat(fmt.Sprintf("/proc/self/fd/%d", fd))
+		st, err := f.Statx(unix.STATX_BASIC_STATS)
+		return p.stat(&st), err
 	}
 	panic("unknown step " + s.kind)
 }
 
-func (p *player) write(f *os.File, s step) (string, error) {
-	n, err := unix.Pwrite(int(f.Fd()), pattern(int(s.m), uint64(s.n+s.m)), s.n)
+func (p *player) write(f posixfs.File, s step) (string, error) {
+	n, err := f.Pwrite(pattern(int(s.m), uint64(s.n+s.m)), s.n)
 	return fmt.Sprint(n), err
 }
 
-func (p *player) read(f *os.File, s step) (string, error) {
+func (p *player) read(f posixfs.File, s step) (string, error) {
 	buf := make([]byte, s.m)
-	n, err := unix.Pread(int(f.Fd()), buf, s.n)
-	return fmt.Sprintf("%d bytes %x", n, sha256.Sum256(buf[:max(n, 0)])), err
+	n, err := f.Pread(buf, s.n)
+	return fmt.Sprintf("%d bytes %x", n, sha256.Sum256(buf[:n])), err
+}
+
+// list describes a directory, in the order of its names.
+func list(fs posixfs.FS, path string) (string, error) {
+	entries, err := fs.ReadDir(path)
+	var names []string
+	for _, e := range entries {
+		names = append(names, fmt.Sprint(e.Name, " ", e.Type))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ","), err
 }
 
 // stat describes what must be alike. Sizes of directories depend on where in
 // them the names are.
-func (p *player) stat(path string) (string, error) {
-	var st unix.Stat_t
-	flags := unix.AT_SYMLINK_NOFOLLOW
-	if strings.HasPrefix(path, "/proc/") {
-		flags = 0
-	}
-	if err := unix.Fstatat(unix.AT_FDCWD, path, &st, flags); err != nil {
-		return "", err
-	}
+func (p *player) stat(st *unix.Statx_t) string {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		st.Size = 0
 	}
-	return fmt.Sprintf("mode %#o links %d owner %d:%d size %d dev %d mtime %s ctime %s", st.Mode, st.Nlink, st.Uid, st.Gid, st.Size, st.Rdev,
-		p.when(st.Mtim), p.when(st.Ctim)), nil
+	return fmt.Sprintf("mode %#o links %d owner %d:%d size %d dev %d mtime %s ctime %s", st.Mode, st.Nlink, st.Uid, st.Gid, st.Size,
+		unix.Mkdev(st.Rdev_major, st.Rdev_minor), p.when(st.Mtime), p.when(st.Ctime))
 }
 
 // when shows a time that somebody set, and "now" for one that the clock did.
-func (p *player) when(t unix.Timespec) string {
-	if d := time.Unix(t.Sec, t.Nsec).Sub(p.start); d > 0 && d < 24*time.Hour {
+func (p *player) when(t unix.StatxTimestamp) string {
+	if d := time.Unix(t.Sec, int64(t.Nsec)).Sub(p.start); d > 0 && d < 24*time.Hour {
 		return "now"
 	}
 	return fmt.Sprintf("%d.%09d", t.Sec, t.Nsec)

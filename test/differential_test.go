@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ext4box/internal/posixfs"
 	"ext4box/internal/testimage"
 )
 
@@ -125,16 +126,32 @@ func (d *differential) oldInodes() bool {
 	return strings.Contains(strings.Join(d.config.Args, " "), "-I 128")
 }
 
-// mountBox mounts an image by ext4box for writing and returns how to unmount it
-// such that the image is complete.
-func (d *differential) mountBox(image string) (dir string, done func() error) {
+// A side is one of the filesystems that are compared.
+type side struct {
+	posixfs.FS
+	walk func() (testimage.Manifest, error) // of top
+	done func() error                       // unmounts such that the image is complete; again, it does nothing
+}
+
+// mountedSide is a side at a mount point.
+func mountedSide(dir string, done func() error) side {
+	return side{
+		FS:   posixfs.Mounted(dir),
+		walk: func() (testimage.Manifest, error) { return testimage.Walk(filepath.Join(dir, top)) },
+		done: done,
+	}
+}
+
+// mountBox mounts an image by ext4box for writing.
+func (d *differential) mountBox(image string) side {
 	d.t.Helper()
-	dir = d.t.TempDir()
+	dir := d.t.TempDir()
+	openUp(dir)
 	if r := runMount(d.t, "-o", "rw,allow_other,dev,suid", image, dir); r.status != 0 {
 		d.t.Fatalf("mounting %s: status %d: %s", image, r.status, r.stderr)
 	}
 	var once bool
-	done = func() error {
+	done := func() error {
 		if once {
 			return nil
 		}
@@ -147,7 +164,7 @@ func (d *differential) mountBox(image string) (dir string, done func() error) {
 		return nil
 	}
 	d.t.Cleanup(func() { _ = done() })
-	return dir, done
+	return mountedSide(dir, done)
 }
 
 // Steps run in the directory work, whose parent they reach as "..". What they do
@@ -164,15 +181,19 @@ func (d *differential) run(steps []step) error {
 		}
 		defer os.Remove(image)
 	}
-	box, umountBox := d.mountBox(ours)
-	defer umountBox()
-	kernel := testimage.MountRW(d.t, &testimage.Image{Config: d.config, Path: theirs}, "")
-	defer kernel.Unmount()
-	players := [2]*player{newPlayer(filepath.Join(box, work)), newPlayer(filepath.Join(kernel.Dir, work))}
+	box := d.mountBox(ours)
+	defer box.done()
+	mount := testimage.MountRW(d.t, &testimage.Image{Config: d.config, Path: theirs}, "")
+	openUp(mount.Dir)
+	kernel := mountedSide(mount.Dir, mount.Unmount)
+	defer kernel.done()
+	players := [2]*player{newPlayer(box, work), newPlayer(kernel, work)}
 	for _, p := range players {
-		openUp(filepath.Dir(p.dir))
-		for _, dir := range []string{filepath.Dir(p.dir), p.dir} {
-			if err := errors.Join(unix.Mkdir(dir, 0o777), unix.Chmod(dir, 0o777)); err != nil {
+		if err := p.fs.Chmod(".", 0o755); err != nil {
+			return err
+		}
+		for _, dir := range []string{top, work} {
+			if err := errors.Join(p.fs.Mkdir(dir, 0o777), p.fs.Chmod(dir, 0o777)); err != nil {
 				return fmt.Errorf("%s: %w", dir, err)
 			}
 		}
@@ -190,14 +211,14 @@ func (d *differential) run(steps []step) error {
 	if d.tiny() > 0 {
 		// Until it has written back what outgrew an inode, the kernel answers
 		// SEEK_HOLE behind it with ENOENT.
-		if err := syncFS(kernel.Dir); err != nil {
+		if err := kernel.Sync(); err != nil {
 			return err
 		}
 	}
-	if err := d.compare("mounted", players, box, kernel.Dir, "Map"); err != nil {
+	if err := d.compare("mounted", players, box, kernel, "Map"); err != nil {
 		return err
 	}
-	if err := umountBox(); err != nil {
+	if err := box.done(); err != nil {
 		return err
 	}
 	if err := testimage.Run("e2fsck", "-fn", ours); err != nil {
@@ -208,7 +229,7 @@ func (d *differential) run(steps []step) error {
 	}
 	again := testimage.MountRO(d.t, &testimage.Image{Config: d.config, Path: ours}, "")
 	defer again.Unmount()
-	if err := d.compare("read by the kernel", players, again.Dir, kernel.Dir, "Map"); err != nil {
+	if err := d.compare("read by the kernel", players, mountedSide(again.Dir, again.Unmount), kernel, "Map"); err != nil {
 		return err
 	}
 	if err := again.Unmount(); err != nil {
@@ -238,16 +259,16 @@ func answeredAbove(s step, got, want string) bool {
 // compare compares the trees. Inode numbers and generations are each one's own
 // affair, and so are sizes of directories, blocks (preallocation, and how the
 // blocks of a map and of attributes are divided) and times the clock set.
-func (d *differential) compare(when string, players [2]*player, ours, theirs string, ignore ...string) error {
+func (d *differential) compare(when string, players [2]*player, ours, theirs side, ignore ...string) error {
 	var trees [2]testimage.Manifest
-	for i, dir := range []string{ours, theirs} {
-		tree, err := testimage.Walk(filepath.Join(dir, top))
+	for i, s := range []side{ours, theirs} {
+		tree, err := s.walk()
 		if err != nil {
-			return fmt.Errorf("%s: %s: %w", when, dir, err)
+			return fmt.Errorf("%s, side %d: %w", when, i, err)
 		}
 		for path, rec := range tree {
 			for _, tm := range []*testimage.Time{&rec.Mtime, &rec.Ctime} {
-				if players[0].when(unix.Timespec{Sec: tm.Sec, Nsec: int64(tm.Nsec)}) == "now" {
+				if players[0].when(unix.StatxTimestamp{Sec: tm.Sec, Nsec: tm.Nsec}) == "now" {
 					*tm = testimage.Time{}
 				}
 			}
@@ -275,13 +296,12 @@ func (d *differential) compare(when string, players [2]*player, ours, theirs str
 
 // empty deletes everything and wants all blocks and inodes back.
 func (d *differential) empty(image string) error {
-	dir, done := d.mountBox(image)
-	defer done()
-	clearFlags(filepath.Join(dir, top))
-	if err := os.RemoveAll(filepath.Join(dir, top)); err != nil {
+	box := d.mountBox(image)
+	defer box.done()
+	if err := removeAll(box, top); err != nil {
 		return err
 	}
-	if err := done(); err != nil {
+	if err := box.done(); err != nil {
 		return err
 	}
 	if err := testimage.Run("e2fsck", "-fn", image); err != nil {

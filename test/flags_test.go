@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/internal/posixfs"
 )
 
 const (
@@ -166,7 +168,7 @@ func TestWriteProtected(t *testing.T) {
 					if err := prepareProtected(top, flag); err != nil {
 						t.Fatal(err)
 					}
-					p := newPlayer(top)
+					p := newPlayer(posixfs.Mounted(top), ".")
 					for _, s := range way.steps {
 						s.uid = uid
 						fmt.Fprintf(&b, "flag %#x, uid %d, %s, %v: %s\n", flag, uid, way.name, s, p.play(s))
@@ -258,27 +260,47 @@ func prepareProtected(top string, flag uint32) error {
 
 // setFlagsTo sets those flags of a file that have nothing to do with how it is
 // stored, and says what came of it.
-func setFlagsTo(path string, flags uint32) string {
+func setFlagsTo(fs posixfs.FS, path string, flags uint32) string {
 	const choice = flagSync | flagImmutable | flagAppend | flagNodump | flagNoatime | flagDirsync
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	f, err := fs.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err.Error()
 	}
-	defer unix.Close(fd)
-	old, _ := flagsOf(fd)
-	set := ioctl(fd, unix.FS_IOC_SETFLAGS, u32(old&^choice|flags, 8))
-	now, _ := flagsOf(fd)
+	defer f.Close()
+	old, _ := f.Flags()
+	set := "ok"
+	if err := f.SetFlags(old&^choice | flags); err != nil {
+		set = err.Error()
+	}
+	now, _ := f.Flags()
 	return fmt.Sprintf("%s %#x", set, now&choice)
 }
 
-// clearFlags makes everything below a directory removable.
-func clearFlags(dir string) {
-	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && (d.IsDir() || d.Type().IsRegular()) {
-			setFlagsTo(path, 0)
+// removeAll removes a directory and everything below it, whatever its flags.
+func removeAll(fs posixfs.FS, dir string) error {
+	setFlagsTo(fs, dir, 0)
+	list, err := fs.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	for _, e := range list {
+		path := dir + "/" + e.Name
+		switch {
+		case e.Name == "." || e.Name == "..":
+			continue
+		case e.Type == unix.DT_DIR:
+			err = removeAll(fs, path)
+		case e.Type == unix.DT_REG:
+			setFlagsTo(fs, path, 0)
+			fallthrough
+		default:
+			err = fs.Unlink(path)
 		}
-		return nil
-	})
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return fs.Rmdir(dir)
 }
 
 // setFlags adds flags to those of a file.

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"ext4box/ext4"
+	"ext4box/internal/posixfs"
 	"ext4box/internal/testimage"
 )
 
@@ -22,8 +23,18 @@ type exerciser struct {
 	name  string
 	args  []string
 	way   ioWay
+	mount mountFunc
 	large bool // few large files and pieces, of several requests each
 	tiny  bool // small files and pieces, which come and go
+}
+
+// A mountFunc mounts an image for writing until done is called, at the latest until the test ends.
+type mountFunc func(t *testing.T, image string) (fs posixfs.FS, done func())
+
+// byKernel mounts by ext4box through the kernel.
+func byKernel(t *testing.T, image string) (posixfs.FS, func()) {
+	mnt := mountRW(t, image)
+	return posixfs.Mounted(mnt), func() { umount(t, mnt) }
 }
 
 // ioWay is how an exerciser reads and writes.
@@ -92,7 +103,11 @@ const (
 // buffer in memory holds to which the same was done.
 func TestFsx(t *testing.T) {
 	requireMounting(t)
-	all := exercisers()
+	fsx(t, exercisers(), byKernel)
+}
+
+// fsx runs exercisers with what the environment asks for.
+func fsx(t *testing.T, all []exerciser, mount mountFunc) {
 	ops, seed := fsxOps, uint64(fsxSeed)
 	if s := os.Getenv(fsxOpsEnv); s != "" {
 		n, err := strconv.Atoi(s)
@@ -117,6 +132,7 @@ func TestFsx(t *testing.T) {
 	var total fsxCount
 	t.Run("run", func(t *testing.T) {
 		for i, e := range all {
+			e.mount = mount
 			t.Run(e.name, func(t *testing.T) {
 				t.Parallel()
 				parallelism <- struct{}{}
@@ -183,12 +199,12 @@ func (e *exerciser) run(t *testing.T, seed uint64, ops int) (count [len(fsxOpNam
 	for ops > 0 {
 		round := min(ops, fsxRound)
 		ops -= round
-		mnt := mountRW(t, img.Path)
+		fs, done := e.mount(t, img.Path)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for _, w := range workers {
 			wg.Go(func() {
-				if err := w.work(ctx, mnt, (round+fsxWorkers-1)/fsxWorkers); err != nil {
+				if err := w.work(ctx, fs, (round+fsxWorkers-1)/fsxWorkers); err != nil {
 					cancel()
 					t.Errorf("%s: %v\nlatest operations:\n%s", w.name, err, strings.Join(w.history, "\n"))
 				}
@@ -196,7 +212,7 @@ func (e *exerciser) run(t *testing.T, seed uint64, ops int) (count [len(fsxOpNam
 		}
 		wg.Wait()
 		cancel()
-		umount(t, mnt)
+		done()
 		if t.Failed() {
 			t.FailNow()
 		}

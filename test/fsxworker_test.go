@@ -1,39 +1,40 @@
 package test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/internal/posixfs"
 )
 
 // A fsxFile is a file and what it must hold.
 type fsxFile struct {
 	name   string
 	shadow []byte
-	fd     *os.File // O_RDWR
-	direct *os.File // O_RDWR|O_DIRECT
-	app    *os.File // O_WRONLY|O_APPEND
+	fd     posixfs.File // O_RDWR
+	direct posixfs.File // O_RDWR|O_DIRECT
+	app    posixfs.File // O_WRONLY|O_APPEND
 }
 
-func (f *fsxFile) open(dir string) (err error) {
-	path := filepath.Join(dir, f.name)
+func (f *fsxFile) open(fs posixfs.FS) (err error) {
 	for _, o := range []struct {
-		file **os.File
+		file *posixfs.File
 		flag int
 	}{
 		{&f.fd, os.O_RDWR | os.O_CREATE},
 		{&f.direct, os.O_RDWR | unix.O_DIRECT},
 		{&f.app, os.O_WRONLY | os.O_APPEND},
 	} {
-		if *o.file, err = os.OpenFile(path, o.flag, 0o644); err != nil {
+		if *o.file, err = fs.Open(f.name, o.flag, 0o644); err != nil {
 			return err
 		}
 	}
@@ -42,7 +43,7 @@ func (f *fsxFile) open(dir string) (err error) {
 
 func (f *fsxFile) close() error {
 	var errs []error
-	for _, file := range []**os.File{&f.fd, &f.direct, &f.app} {
+	for _, file := range []*posixfs.File{&f.fd, &f.direct, &f.app} {
 		if *file != nil {
 			errs = append(errs, (*file).Close())
 		}
@@ -76,7 +77,7 @@ type fsxWorker struct {
 	maxSize  int64 // of a file
 	maxIO    int64 // of an operation
 	rng      *rand.Rand
-	dir      string
+	fs       posixfs.FS
 	files    [2]*fsxFile
 	history  []string
 	stamp    byte
@@ -186,15 +187,15 @@ func (w *fsxWorker) note(format string, args ...any) {
 }
 
 // work does so many operations, and closes the files.
-func (w *fsxWorker) work(ctx context.Context, dir string, ops int) (err error) {
-	w.dir = dir
+func (w *fsxWorker) work(ctx context.Context, fs posixfs.FS, ops int) (err error) {
+	w.fs = fs
 	defer func() {
 		for _, f := range w.files {
 			err = errors.Join(err, f.close())
 		}
 	}()
 	for _, f := range w.files {
-		if err := f.open(dir); err != nil {
+		if err := f.open(fs); err != nil {
 			return err
 		}
 		if err := w.look(f); err != nil {
@@ -216,12 +217,12 @@ func (w *fsxWorker) work(ctx context.Context, dir string, ops int) (err error) {
 		if err := w.do(op, f); err != nil {
 			return fmt.Errorf("%s %s: %w", fsxOpNames[op], f.name, err)
 		}
-		st, err := f.fd.Stat()
+		st, err := f.fd.Statx(unix.STATX_BASIC_STATS)
 		if err != nil {
 			return err
 		}
-		if st.Size() != int64(len(f.shadow)) {
-			return fmt.Errorf("after %s %s: size %#x, want %#x", fsxOpNames[op], f.name, st.Size(), len(f.shadow))
+		if st.Size != uint64(len(f.shadow)) {
+			return fmt.Errorf("after %s %s: size %#x, want %#x", fsxOpNames[op], f.name, st.Size, len(f.shadow))
 		}
 		if i%fsxInterval == fsxInterval-1 {
 			if err := w.look(f); err != nil {
@@ -240,11 +241,11 @@ func (w *fsxWorker) anew(f *fsxFile) error {
 			return fmt.Errorf("look at %s: %w", f.name, err)
 		}
 	}
-	if err := errors.Join(f.close(), os.Remove(filepath.Join(w.dir, f.name))); err != nil {
+	if err := errors.Join(f.close(), w.fs.Unlink(f.name)); err != nil {
 		return err
 	}
 	f.shadow = nil
-	return f.open(w.dir)
+	return f.open(w.fs)
 }
 
 // look reads a file whole.
@@ -254,7 +255,7 @@ func (w *fsxWorker) look(f *fsxFile) error {
 		file = f.direct
 	}
 	got := alignedBuffer(len(f.shadow) + 4096)
-	n, err := file.ReadAt(got, 0)
+	n, err := posixfs.ReadFull(file, got, 0)
 	if err != nil && err != io.EOF {
 		return err
 	}
@@ -275,7 +276,7 @@ func (w *fsxWorker) do(op int, f *fsxFile) error {
 		}
 		w.note("%s %s %#x+%#x (%#x)", f.name, fsxOpNames[op], off, n, size)
 		p := w.data(n)
-		if _, err := file.WriteAt(p, off); err != nil {
+		if _, err := posixfs.WriteFull(file, p, off); err != nil {
 			return err
 		}
 		f.put(p, off)
@@ -283,7 +284,7 @@ func (w *fsxWorker) do(op int, f *fsxFile) error {
 		n = min(n, w.maxSize-size)
 		w.note("%s append %#x+%#x", f.name, size, n)
 		p := w.data(n)
-		if _, err := f.app.Write(p); err != nil {
+		if _, err := posixfs.WriteFull(f.app, p, 0); err != nil {
 			return err
 		}
 		f.put(p, size)
@@ -307,24 +308,24 @@ func (w *fsxWorker) do(op int, f *fsxFile) error {
 	case opFsync:
 		if w.rng.IntN(2) == 0 {
 			w.note("%s fdatasync", f.name)
-			return unix.Fdatasync(int(f.fd.Fd()))
+			return f.fd.Fdatasync()
 		}
 		w.note("%s fsync", f.name)
-		return f.fd.Sync()
+		return f.fd.Fsync()
 	case opReopen:
 		w.note("%s reopen", f.name)
 		if err := f.close(); err != nil {
 			return err
 		}
-		return f.open(w.dir)
+		return f.open(w.fs)
 	case opDrop:
 		w.note("%s drop", f.name)
 		if w.rng.IntN(2) == 0 {
-			if err := f.fd.Sync(); err != nil {
+			if err := f.fd.Fsync(); err != nil {
 				return err
 			}
 		}
-		return unix.Fadvise(int(f.fd.Fd()), 0, 0, unix.FADV_DONTNEED)
+		return f.fd.Drop()
 	}
 	return nil
 }
@@ -336,7 +337,7 @@ func (w *fsxWorker) read(op int, f *fsxFile, off, n int64) error {
 	}
 	w.note("%s %s %#x+%#x (%#x)", f.name, fsxOpNames[op], off, n, len(f.shadow))
 	p := alignedBuffer(int(n))
-	got, err := file.ReadAt(p, off)
+	got, err := posixfs.ReadFull(file, p, off)
 	if err != nil && err != io.EOF {
 		return err
 	}
@@ -357,28 +358,25 @@ func (w *fsxWorker) mmap(op int, f *fsxFile, off, n int64) error {
 	n = min(n, size-off)
 	w.note("%s %s %#x+%#x (%#x)", f.name, fsxOpNames[op], off, n, size)
 	skip := off % 4096
-	prot := unix.PROT_READ
-	if op == opMmapWrite {
-		prot |= unix.PROT_WRITE
-	}
-	m, err := unix.Mmap(int(f.fd.Fd()), off-skip, int(skip+n+4095)&^4095, prot, unix.MAP_SHARED)
+	length := int(skip+n+4095) &^ 4095
+	m, err := f.fd.Map(off-skip, length, op == opMmapWrite)
 	if err != nil {
 		return err
 	}
-	defer unix.Munmap(m)
+	defer m.Unmap()
 	if op == opMmapRead {
-		return differs(f.shadow[off:off+n], m[skip:skip+n], off)
+		got := make([]byte, n)
+		m.Load(got, int(skip))
+		return differs(f.shadow[off:off+n], got, off)
 	}
 	p := w.data(n)
-	copy(m[skip:], p)
+	m.Store(p, int(skip))
 	f.put(p, off)
-	if off+n == size {
-		for i := skip + n; i < int64(len(m)); i++ {
-			m[i] = p[0] // must not show when the file grows
-		}
+	if off+n == size { // what is behind must not show when the file grows
+		m.Store(bytes.Repeat(p[:1], length-int(skip+n)), int(skip+n))
 	}
 	if w.rng.IntN(3) == 0 {
-		return unix.Msync(m, unix.MS_SYNC)
+		return m.Sync()
 	}
 	return nil
 }
@@ -397,7 +395,7 @@ func (w *fsxWorker) fallocate(op int, f *fsxFile, off, n int64) error {
 		mode |= unix.FALLOC_FL_KEEP_SIZE
 	}
 	w.note("%s fallocate %#x %#x+%#x (%#x)", f.name, mode, off, n, size)
-	err := unix.Fallocate(int(f.fd.Fd()), mode, off, n)
+	err := f.fd.Fallocate(mode, off, n)
 	if w.indirect && op != opPunch {
 		if !errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("in a file without extents: %v, want EOPNOTSUPP", err)
@@ -430,8 +428,7 @@ func (w *fsxWorker) copyRange(f *fsxFile, off, n int64) error {
 	want := max(0, min(n, int64(len(from.shadow))-src))
 	w.note("copy %s %#x -> %s %#x+%#x", from.name, src, f.name, off, n)
 	for done := int64(0); done < want; {
-		s, d := src+done, off+done
-		k, err := unix.CopyFileRange(int(from.fd.Fd()), &s, int(f.fd.Fd()), &d, int(n-done), 0)
+		k, err := from.fd.CopyRange(src+done, f.fd, off+done, int(n-done))
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ext4box/ext4"
+	"ext4box/internal/posixfs"
 	"ext4box/internal/testimage"
 )
 
@@ -346,7 +347,7 @@ func TestShutdown(t *testing.T) {
 			if e := ioctl(fd, c.cmd, u32(c.mode, 4)); e != "ok" {
 				t.Fatal(e)
 			}
-			p := newPlayer(dir)
+			p := newPlayer(posixfs.Mounted(dir), ".")
 			defer p.close()
 			for _, s := range []step{
 				{kind: "mkdir", a: "x"}, {kind: "create", a: "y", n: 0o666}, {kind: "rename", a: "new", b: "z"}, {kind: "rmdir", a: "durable"},
