@@ -81,6 +81,22 @@ const (
 	IoendSwapoff   IoendFlags = 1 << 6 // the file is no longer a swap file
 )
 
+// StatxIomap is the end of struct fuse_statx (112 bytes), which kernels with IomapMinor read as that of
+// struct statx and others take for padding. Statx.Mask says which fields count.
+type StatxIomap struct {
+	MntID                  uint64    // 0x90: the kernel knows better
+	DioMemAlign            uint32    // 0x98: bytes, of memory; STATX_DIOALIGN
+	DioOffsetAlign         uint32    // 0x9C: bytes, of offsets in the file
+	Subvol                 uint64    // 0xA0: STATX_SUBVOL
+	AtomicWriteUnitMin     uint32    // 0xA8: bytes; STATX_WRITE_ATOMIC
+	AtomicWriteUnitMax     uint32    // 0xAC
+	AtomicWriteSegmentsMax uint32    // 0xB0: pieces of memory
+	DioReadOffsetAlign     uint32    // 0xB4: bytes; STATX_DIO_READ_ALIGN
+	AtomicWriteUnitMaxOpt  uint32    // 0xB8: bytes, up to which they are fast
+	_                      uint32    // 0xBC
+	_                      [8]uint64 // 0xC0
+}
+
 // IomapConfigFlags say which fields of an IomapConfigOut count.
 type IomapConfigFlags uint64
 

@@ -153,7 +153,7 @@ type Statx struct {
 	RdevMinor      uint32 // 0x84
 	DevMajor       uint32 // 0x88
 	DevMinor       uint32 // 0x8C
-	_              [14]uint64
+	StatxIomap            // 0x90
 }
 
 // StatxOut is struct fuse_statx_out (288 bytes).
