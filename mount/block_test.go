@@ -21,7 +21,7 @@ func TestBlockClaim(t *testing.T) {
 	if err := f.Truncate(1 << 20); err != nil {
 		t.Fatal(err)
 	}
-	loop, err := AttachLoop(f, false)
+	loop, err := AttachLoop(f, LoopOptions{})
 	if err != nil {
 		t.Skip(err)
 	}

@@ -27,6 +27,17 @@ func TestMain(m *testing.M) {
 		report(launchTest(os.Args[1], os.Args[2], os.Args[3]))
 	case "umount":
 		report(Unmount(os.Args[1], UnmountOptions{Lazy: os.Args[2] == "lazy", Timeout: 5 * time.Second}))
+	case "loop":
+		f, err := os.OpenFile(os.Args[1], os.O_RDWR, 0)
+		var loop *os.File
+		if err == nil {
+			loop, err = AttachLoop(f, LoopOptions{})
+		}
+		if err != nil {
+			report(err)
+		}
+		time.Sleep(time.Hour) // until it is killed
+		loop.Close()
 	case "serve":
 		if Serve(os.Stdin, openTest) != nil {
 			os.Exit(1)

@@ -30,7 +30,7 @@ func blockDevice(target *mount.Target, files []*os.File, opts *mount.Options, wr
 		if !must {
 			return nil, nil
 		}
-		loop, err := mount.AttachLoop(device, !writable)
+		loop, err := mount.AttachLoop(device, mount.LoopOptions{ReadOnly: !writable})
 		if err != nil {
 			return nil, err
 		}
