@@ -48,6 +48,7 @@ type File struct {
 	ioAlign int
 	mem     int
 	direct  atomic.Bool
+	strict  atomic.Bool // direct I/O is never given up
 
 	degrading sync.Mutex // serialises giving up direct I/O
 	stripes   stripes
@@ -83,6 +84,19 @@ func (f *File) IsBlockDevice() bool { return f.block }
 
 // Direct tells whether requests bypass the host's page cache.
 func (f *File) Direct() bool { return f.direct.Load() }
+
+// KeepDirect keeps requests from ever going through the host's page cache, for somebody
+// else moves data past it: what the host refuses to do directly fails from now on.
+// EINVAL: there is no direct I/O to the file, or not any longer.
+func (f *File) KeepDirect() error {
+	f.degrading.Lock()
+	defer f.degrading.Unlock()
+	if !f.direct.Load() {
+		return causef(syscall.EINVAL, "%s: there is no direct I/O to it", f.name)
+	}
+	f.strict.Store(true)
+	return nil
+}
 
 // Fd is the underlying descriptor, for handing it to the kernel. It is valid
 // until Close.
@@ -268,6 +282,9 @@ func (f *File) degrade(err error) bool {
 	}
 	f.degrading.Lock()
 	defer f.degrading.Unlock()
+	if f.strict.Load() {
+		return false
+	}
 	if f.direct.Load() {
 		if f.h.setDirect(false) != nil {
 			return false

@@ -235,6 +235,31 @@ func TestDegrade(t *testing.T) {
 	hammer(t, f)
 }
 
+// TestKeepDirect: a host that turns out not to do it has its requests fail.
+func TestKeepDirect(t *testing.T) {
+	h := &fakeHandle{data: noise(1<<20, 1), align: 4096}
+	f := fakeFile(t, h, Options{})
+	if err := f.KeepDirect(); err != nil {
+		t.Fatal(err)
+	}
+	exercise(t, f, 3)
+	h.refuse = true
+	buf := make([]byte, 4096)
+	if _, err := f.ReadAt(buf, 0); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := f.WriteAt(buf, 0); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("write: %v", err)
+	}
+	if !f.Direct() || !h.direct {
+		t.Error("not direct any more")
+	}
+	odd := fakeFile(t, &fakeHandle{data: noise(1<<20, 1), align: 4096}, Options{Offset: 1000})
+	if err := odd.KeepDirect(); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("where there is none: %v", err)
+	}
+}
+
 func TestFailedFlushStays(t *testing.T) {
 	h := &fakeHandle{data: make([]byte, 4096), align: 512, syncErr: syscall.EIO}
 	f := fakeFile(t, h, Options{})

@@ -45,6 +45,10 @@ type Options struct {
 	// the block device; on an image file both 512 and 4096 are tried.
 	SectorSize int
 
+	// AnySector has both tried on a block device too, which is an image behind a
+	// loop device: its sectors are not those of the disk that the image is of.
+	AnySector bool
+
 	Lock     Lock
 	LockWait time.Duration // 0 means DefaultLockWait, negative not to wait
 
@@ -132,7 +136,9 @@ func (f *File) directPossible(g geometry) bool {
 func (f *File) selectPartition(o Options) error {
 	sector := o.SectorSize
 	if sector == 0 {
-		sector = f.sector
+		if !o.AnySector {
+			sector = f.sector
+		}
 	} else if sector < 512 || !validAlign(sector) {
 		return causef(syscall.EINVAL, "%s: sector size %d is not a power of two from 512 to %d", f.name, sector, maxAlign)
 	}

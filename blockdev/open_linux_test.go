@@ -503,5 +503,19 @@ func TestPartitionsOfDevice(t *testing.T) {
 		_, err := Open(other, Options{ReadOnly: true, Partition: 2})
 		wantError(t, err, syscall.EUCLEAN, "damaged")
 		mustOpen(t, other, Options{ReadOnly: true, Partition: 2, SectorSize: sector})
+		mustOpen(t, other, Options{ReadOnly: true, Partition: 2, AnySector: true})
+	}
+}
+
+func TestLimits(t *testing.T) {
+	img := image(t, t.TempDir(), 1<<20)
+	_, err := mustOpen(t, img, Options{}).Limits()
+	wantError(t, err, syscall.ENOTBLK, "is not a block device")
+	for _, sector := range []uint32{512, 1024, 4096} {
+		dev := loop(t, img, "-r", "--sector-size", strconv.Itoa(int(sector)))
+		l, err := mustOpen(t, dev, Options{ReadOnly: true}).Limits()
+		if err != nil || l != (Limits{SectorSize: sector}) { // loop devices tear
+			t.Errorf("sectors of %d: %+v, %v", sector, l, err)
+		}
 	}
 }
