@@ -53,7 +53,7 @@ func (fs *FS) Accessed(ino Ino) {
 	if err != nil {
 		return
 	}
-	now := fs.timestamp(time.Now())
+	now := fs.timestamp(fs.clock())
 	old := fs.atimeOld(in, now)
 	in.mu.RUnlock()
 	added := false

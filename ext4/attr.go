@@ -17,7 +17,7 @@ type Attr struct {
 	UID, GID  *uint32
 	Atime     *time.Time
 	Mtime     *time.Time
-	Ctime     *time.Time // nil: now
+	Ctime     *time.Time // nil: now, unless Verbatim
 	Flags     *uint32    // of lsattr(1); those that cannot be set are passed over
 	ProjectID *uint32
 
@@ -25,6 +25,12 @@ type Attr struct {
 	// be. WrittenBack says that they belong to data that was written earlier, when
 	// that was still allowed.
 	Touch, WrittenBack bool
+
+	// Verbatim says that a kernel which keeps times and ACLs of the inode itself
+	// tells how they are by now, and has checked what there is to be checked: only
+	// what is named changes, a mode leaves the ACL as it is, and flags protect no
+	// times, which may be those of a change that came before the flags.
+	Verbatim bool
 
 	Limited bool // limits of quota hold for the caller
 }
@@ -51,9 +57,12 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 			return err
 		}
 	}
-	acl, changed, err := fs.chmodACL(in, a.Mode)
-	if err != nil {
-		return err
+	var acl []xattr.Attr
+	changed := 0
+	if !a.Verbatim {
+		if acl, changed, err = fs.chmodACL(in, a.Mode); err != nil {
+			return err
+		}
 	}
 	in.quota.limited = a.Limited
 	if err := fs.transfer(in, a.owners(&in.Inode)); err != nil {
@@ -81,9 +90,11 @@ func (fs *FS) SetAttr(ino Ino, a Attr) error {
 		if a.ProjectID != nil {
 			in.ProjectID = *a.ProjectID
 		}
-		in.Ctime = now()
-		if a.Ctime != nil {
+		switch {
+		case a.Ctime != nil:
 			in.Ctime = fs.timestamp(*a.Ctime)
+		case !a.Verbatim:
+			in.Ctime = fs.now()
 		}
 		return nil
 	}
@@ -251,7 +262,7 @@ func (fs *FS) changeMode(ino Ino, change func(uint16) uint16) error {
 	defer in.wunlock()
 	return fs.transact(1, 0, func(tx *journal.Handle) error {
 		in.Mode = change(in.Mode)
-		in.touch(false)
+		fs.touch(in, false)
 		return fs.store(tx, in)
 	})
 }

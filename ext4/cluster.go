@@ -129,7 +129,7 @@ func (fs *FS) place(in *inode, hole extent.Run, more bool) (pendingRun, error) {
 	}
 	goal, merge := fs.goal(in, first)
 	var got balloc.Run
-	err = fs.retrying(func() (err error) {
+	err = fs.retryingInside(func() (err error) {
 		got, err = in.prealloc.Reserve(fs.w.groups, balloc.Request{
 			Goal: goal, Merge: merge, Want: uint32(want), Append: more, Root: fs.privileged(&in.Inode),
 		})

@@ -23,6 +23,11 @@ type NewNode struct {
 	RdevMajor, RdevMinor uint32
 	Target               string // of a symbolic link
 	Limited              bool   // limits of quota hold for the caller
+
+	// Final says that neither umask nor default ACL apply any longer: the kernel
+	// has seen to both, and sets the inherited ACLs by SetxattrVerbatim. Group and
+	// set-group-id of the directory are inherited as ever.
+	Final bool
 }
 
 // maxFileLinks is the number of names that a file can have.
@@ -221,7 +226,7 @@ func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 		}
 	}
 	in.Generation = rand.Uint32()
-	in.Atime = now()
+	in.Atime = fs.now()
 	in.Mtime, in.Ctime, in.Crtime = in.Atime, in.Atime, in.Atime
 	fs.initExtra(in)
 	in.Flags = d.Flags & inheritedFlags
@@ -262,7 +267,11 @@ func (fs *FS) prepare(in, d *inode, n NewNode) ([]xattr.Attr, error) {
 	if in.IsDir() {
 		in.Links = 2
 	}
-	attrs, err := fs.inheritACL(in, d, n.Umask)
+	var attrs []xattr.Attr
+	var err error
+	if !n.Final {
+		attrs, err = fs.inheritACL(in, d, n.Umask)
+	}
 	fs.startInline(in, attrs)
 	return attrs, err
 }
@@ -349,7 +358,7 @@ func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, att
 	if in.IsDir() {
 		addSubdirLink(d)
 	}
-	d.touch(true)
+	fs.touch(d, true)
 	return errors.Join(fs.store(tx, in), fs.store(tx, d))
 }
 

@@ -408,7 +408,7 @@ func (p *xattrPlan) make(tx *journal.Handle, v *newValue) (*inode, error) {
 	ea.UID, ea.GID = p.in.UID, p.in.GID
 	ea.Generation = rand.Uint32()
 	ea.seed = fs.sums.InodeSeed(ino, ea.Generation)
-	ea.Mtime = now()
+	ea.Mtime = fs.now()
 	ea.Crtime = ea.Mtime
 	ea.Atime = disk.Timestamp{Sec: int64(int32(disk.CRC32C(fs.sums.Seed, value)))} // the hash
 	fs.initExtra(ea)
@@ -455,7 +455,7 @@ func (p *xattrPlan) done() {
 // replaceXattrs gives an inode, which is locked, these attributes, and does with
 // it, in the same transaction, what with does; see planXattrs.
 func (fs *FS) replaceXattrs(in *inode, attrs []xattr.Attr, changed int, with func(tx *journal.Handle) error) error {
-	return fs.retrying(func() error {
+	return fs.retryingInside(func() error {
 		p, err := fs.planXattrs(in, attrs, changed)
 		if err != nil {
 			return err

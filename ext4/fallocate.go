@@ -20,7 +20,11 @@ const (
 
 // Fallocate changes how a range of a file is backed. Errors: EOPNOTSUPP for an
 // unknown mode, or one that needs unwritten extents in a file without extents;
-// EINVAL, EFBIG, ENOSPC.
+// EINVAL, EFBIG, ENOSPC; ETXTBSY for a swap file.
+//
+// Where data is moved outside, the mover clears what the range has of the blocks at
+// its edges and tells the times by SetAttr. Collapsing and inserting, which move data
+// that may be on its way, is EOPNOTSUPP there.
 func (fs *FS) Fallocate(ino Ino, mode uint32, off, n uint64) error {
 	return fs.FallocateAs(ino, mode, off, n, false)
 }
@@ -34,9 +38,17 @@ func (fs *FS) FallocateAs(ino Ino, mode uint32, off, n uint64, limited bool) err
 	if n == 0 {
 		return syscall.EINVAL
 	}
-	if mode&^uint32(FallocKeepSize|FallocPunchHole|FallocCollapseRange|FallocZeroRange|FallocInsertRange) != 0 {
+	known := uint32(FallocKeepSize | FallocPunchHole | FallocZeroRange)
+	if fs.outside == nil {
+		known |= FallocCollapseRange | FallocInsertRange
+	}
+	if mode&^known != 0 {
 		return syscall.EOPNOTSUPP
 	}
+	return fs.retryingOutside(func() error { return fs.fallocate(ino, mode, off, n, limited) })
+}
+
+func (fs *FS) fallocate(ino Ino, mode uint32, off, n uint64, limited bool) (err error) {
 	ref, err := fs.iget(ino)
 	if err != nil {
 		return err
@@ -59,6 +71,8 @@ func (fs *FS) FallocateAs(ino Ino, mode uint32, off, n uint64, limited bool) err
 		return syscall.EPERM
 	case in.encrypted():
 		return syscall.ENOKEY
+	case in.swap:
+		return syscall.ETXTBSY
 	}
 	if limit := fs.maxSize(in); mode&FallocPunchHole == 0 && (off+n < off || off+n > limit) {
 		return syscall.EFBIG
@@ -68,8 +82,11 @@ func (fs *FS) FallocateAs(ino Ino, mode uint32, off, n uint64, limited bool) err
 		}
 		n = limit - off
 	}
-	// What is pending belongs to writes that are over: io is held.
-	fs.dropPending(in, 0, extent.MaxBlocks)
+	if fs.outside == nil {
+		// What is pending belongs to writes that are over: io is held.
+		fs.dropPending(in, 0, extent.MaxBlocks)
+	}
+	defer func() { fs.takeBack(in, off, n, err) }()
 	if err := fs.outOfLine(in); err != nil {
 		return err
 	}
@@ -95,12 +112,17 @@ func (fs *FS) extend(in *inode, size uint64, keep bool) error {
 	} else if err := fs.zeroRange(in, in.size, fs.roundUp(in.size)); err != nil {
 		return err
 	}
+	if fs.outside != nil && size == in.size {
+		return nil
+	}
 	return fs.transact(1, 0, func(tx *journal.Handle) error {
-		if size != in.size {
-			in.Mtime = now()
+		if fs.outside == nil {
+			if size != in.size {
+				in.Mtime = fs.now()
+			}
+			fs.touch(in, false)
 		}
 		in.size = size
-		in.touch(false)
 		return fs.store(tx, in)
 	})
 }
@@ -127,6 +149,13 @@ func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
 			continue
 		}
 		run.Clip(blk, min(run.End(), hi, blk+extentMax))
+		if p := firstPending(in.pending, blk, run.End()); p.State != extent.Hole {
+			// Data may be on its way there: these blocks, and no others.
+			if err := fs.mapPending(in, p); err != nil {
+				return err
+			}
+			continue
+		}
 		got, err := fs.allocUnwritten(in, run)
 		if err != nil {
 			return err
@@ -134,6 +163,35 @@ func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
 		blk += got
 	}
 	return fs.extend(in, off+n, keep)
+}
+
+// mapPending makes blocks that are pending unwritten ones.
+func (fs *FS) mapPending(in *inode, run pendingRun) error {
+	credits, revokes := fs.creditsClaim(in, run)
+	return fs.transact(credits, revokes, func(tx *journal.Handle) error {
+		return errors.Join(fs.claim(tx, in, run, extent.Unwritten), fs.store(tx, in))
+	})
+}
+
+// settleEdges is for when the blocks [lo, hi) of a file are about to be freed and what
+// is pending elsewhere is not: a cluster on the edge belongs to the file as long as
+// something of it is mapped. So what is pending there becomes so.
+func (fs *FS) settleEdges(in *inode, lo, hi uint64) error {
+	if fs.outside == nil || fs.geo.ClusterBits == 0 {
+		return nil
+	}
+	for _, edge := range [2][2]uint64{{fs.clusterStart(lo), lo}, {hi, fs.clusterEnd(hi)}} {
+		for {
+			p := firstPending(in.pending, edge[0], edge[1])
+			if p.State == extent.Hole {
+				break
+			}
+			if err := fs.mapPending(in, p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // allocUnwritten backs the start of a hole with unwritten blocks, and tells with
@@ -158,6 +216,10 @@ func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
 
 // punch makes a hole: whole blocks are freed, the rest of the range is zeroed.
 func (fs *FS) punch(in *inode, off, n uint64) error {
+	if fs.outside != nil {
+		// Whoever moves data may know of a size that is not on disk yet.
+		return fs.freeWhole(in, off, off+n)
+	}
 	if off >= in.size {
 		return nil
 	}
@@ -165,16 +227,27 @@ func (fs *FS) punch(in *inode, off, n uint64) error {
 	if err := fs.zeroEdges(in, off, end); err != nil {
 		return err
 	}
-	lo, hi := fs.roundUp(off)>>fs.geo.BlockBits, end>>fs.geo.BlockBits
-	if lo < hi {
-		if err := fs.freeRange(in, lo, hi); err != nil {
-			return err
-		}
+	if err := fs.freeWhole(in, off, end); err != nil {
+		return err
 	}
 	return fs.transact(1, 0, func(tx *journal.Handle) error {
-		in.touch(true)
+		fs.touch(in, true)
 		return fs.store(tx, in)
 	})
+}
+
+// freeWhole frees the blocks that are in a range as a whole, and gives back those that
+// are pending, to which nobody moves data.
+func (fs *FS) freeWhole(in *inode, off, end uint64) error {
+	lo, hi := fs.roundUp(off)>>fs.geo.BlockBits, end>>fs.geo.BlockBits
+	if lo >= hi {
+		return nil
+	}
+	if err := fs.settleEdges(in, lo, hi); err != nil {
+		return err
+	}
+	fs.dropPending(in, lo, hi)
+	return fs.freeRange(in, lo, hi)
 }
 
 // zeroEdges clears the parts of a range that are not whole blocks.
@@ -191,16 +264,43 @@ func (fs *FS) zeroOut(in *inode, off, n uint64, keep bool) error {
 	if in.Flags&disk.FlagExtents == 0 {
 		return syscall.EOPNOTSUPP
 	}
-	if err := fs.zeroEdges(in, off, off+n); err != nil {
+	var err error
+	if fs.outside != nil {
+		err = fs.unwrite(in, fs.roundUp(off)>>fs.geo.BlockBits, (off+n)>>fs.geo.BlockBits)
+	} else if err = fs.zeroEdges(in, off, off+n); err == nil {
+		err = fs.freeWhole(in, off, off+n)
+	}
+	if err != nil {
 		return err
 	}
-	lo, hi := fs.roundUp(off)>>fs.geo.BlockBits, (off+n)>>fs.geo.BlockBits
-	if lo < hi {
-		if err := fs.freeRange(in, lo, hi); err != nil {
+	return fs.preallocate(in, off, n, keep)
+}
+
+// unwrite makes the written blocks in [lo, hi) of a file with extents unwritten ones.
+func (fs *FS) unwrite(in *inode, lo, hi uint64) error {
+	m := fs.blockMap(in)
+	for lo < hi {
+		run, err := m.Lookup(lo)
+		if err != nil {
+			return err
+		}
+		if run.State != extent.Written {
+			lo = run.End()
+			continue
+		}
+		credits, revokes := fs.creditsEdit(m.ConvertCredits())
+		err = fs.transact(credits+1, revokes, func(tx *journal.Handle) (err error) {
+			if lo, err = m.ConvertStep(tx, nodeAllocator{fs, in}, lo, min(run.End(), hi), extent.Unwritten); err != nil {
+				return err
+			}
+			in.seq++
+			return fs.store(tx, in)
+		})
+		if err != nil {
 			return err
 		}
 	}
-	return fs.preallocate(in, off, n, keep)
+	return nil
 }
 
 // collapse takes a range of whole clusters out of a file.
@@ -250,7 +350,7 @@ func (fs *FS) shift(in *inode, lo uint64, by int64, size uint64) error {
 				in.size = size
 			}
 			in.seq++
-			in.touch(true)
+			fs.touch(in, true)
 			return fs.store(tx, in)
 		})
 		if err != nil {

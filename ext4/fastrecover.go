@@ -451,7 +451,7 @@ func (f *fastRecovery) names() error {
 				return err
 			}
 		}
-		d.touch(true)
+		fs.touch(d, true)
 		if err := fs.store(f.tx, d); err != nil {
 			return err
 		}

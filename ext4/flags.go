@@ -77,6 +77,8 @@ func (fs *FS) checkProject(in *inode, id uint32) error {
 func (a *Attr) protects(flags disk.InodeFlags) bool {
 	set := a.Mode != nil || a.UID != nil || a.GID != nil
 	switch {
+	case a.Verbatim:
+		return set && flags&(disk.FlagImmutable|disk.FlagAppend) != 0
 	case flags&disk.FlagImmutable != 0:
 		return set || a.Atime != nil || !a.WrittenBack && (a.Mtime != nil || a.Ctime != nil)
 	case flags&disk.FlagAppend != 0:
@@ -134,7 +136,7 @@ func (fs *FS) SetGeneration(ino Ino, generation uint32) error {
 	}
 	return fs.transact(1, 0, func(tx *journal.Handle) error {
 		in.Generation = generation
-		in.touch(false)
+		fs.touch(in, false)
 		return fs.store(tx, in)
 	})
 }

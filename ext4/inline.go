@@ -220,7 +220,7 @@ func (fs *FS) truncateInline(in *inode, size uint64, times bool) (ok bool, err e
 	data = data[:min(size, uint64(len(data)))]
 	return true, fs.transact(1, 0, func(tx *journal.Handle) error {
 		if times {
-			in.touch(true)
+			fs.touch(in, true)
 		}
 		return fs.putInline(tx, in, data, size)
 	})

@@ -62,6 +62,7 @@ type inode struct {
 	tid       uint32 // last transaction that changed the inode
 	dirty     bool   // tid says something
 	accessed  bool   // Atime is not on disk yet
+	swap      bool   // its blocks must stay where they are
 	quota     charges
 }
 

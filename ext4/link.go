@@ -59,8 +59,8 @@ func (fs *FS) link(ino, dir Ino, name string, limited bool) error {
 			}
 		}
 		in.Links++
-		in.touch(false)
-		d.touch(true)
+		fs.touch(in, false)
+		fs.touch(d, true)
 		return errors.Join(fs.store(tx, in), fs.store(tx, d))
 	})
 }
@@ -127,7 +127,7 @@ func (fs *FS) removeLocked(d *inode, name string, in *inode, wantDir bool) error
 		if in.IsDir() {
 			removeSubdirLink(d)
 		}
-		d.touch(true)
+		fs.touch(d, true)
 		return errors.Join(fs.dropLink(tx, in), fs.store(tx, d))
 	})
 }
@@ -170,7 +170,7 @@ func (fs *FS) dropLink(tx *journal.Handle, in *inode) error {
 	if in.IsDir() {
 		in.Links = 0
 	}
-	in.touch(false)
+	fs.touch(in, false)
 	if err := fs.store(tx, in); err != nil || in.Links > 0 {
 		return err
 	}

@@ -331,7 +331,7 @@ func (r *rename) store(tx *journal.Handle, inodes ...*inode) error {
 		if slices.Contains(inodes[:i], in) {
 			continue
 		}
-		in.touch(in == r.oldDir || in == r.newDir)
+		r.fs.touch(in, in == r.oldDir || in == r.newDir)
 		if err := r.fs.store(tx, in); err != nil {
 			return err
 		}

@@ -42,6 +42,25 @@ func (fs *FS) retrying(op func() error) error {
 	}
 }
 
+// retryingOutside is retrying for operations on files that are moved outside, in
+// which those for which retrying does the same do not wait: they have the inode
+// locked, and what the kernel tells of its data meanwhile has to come through.
+func (fs *FS) retryingOutside(op func() error) error {
+	if fs.outside == nil {
+		return op()
+	}
+	return fs.retrying(op)
+}
+
+// retryingInside is retrying for operations on an inode that is locked, where its
+// data is not moved outside.
+func (fs *FS) retryingInside(op func() error) error {
+	if fs.outside != nil {
+		return op()
+	}
+	return fs.retrying(op)
+}
+
 // awaitReap waits, not for long, until more inodes were deleted than before, if
 // any are about to be.
 func (fs *FS) awaitReap(before uint64) bool {

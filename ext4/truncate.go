@@ -9,11 +9,18 @@ import (
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/journal"
+	"ext4box/iomap"
 )
 
 // Truncate sets the size of a regular file. What is cut off is freed, what is
-// added reads as zeros.
+// added reads as zeros. Where data is moved outside, the mover has cleared the rest of
+// the block in which the file now ends or ended, and tells the times by SetAttr.
+// ETXTBSY: it is a swap file.
 func (fs *FS) Truncate(ino Ino, size uint64) error {
+	return fs.retryingOutside(func() error { return fs.truncateOnce(ino, size) })
+}
+
+func (fs *FS) truncateOnce(ino Ino, size uint64) error {
 	in, err := fs.iget(ino)
 	if err != nil {
 		return err
@@ -35,10 +42,33 @@ func (fs *FS) Truncate(ino Ino, size uint64) error {
 		return syscall.EPERM
 	case in.encrypted():
 		return syscall.ENOKEY
+	case in.swap:
+		return syscall.ETXTBSY
 	case size > fs.maxSize(in):
 		return syscall.EFBIG
 	}
-	return fs.truncate(in, size, true)
+	if fs.outside == nil {
+		return fs.truncate(in, size, true)
+	}
+	err = fs.truncate(in, size, false)
+	fs.takeBack(in, size, iomap.ToEOF, err)
+	return err
+}
+
+// takeBack takes mappings back after a change of the range [off, off+n) that failed,
+// and may have been done in part. After one that did not the kernel does so itself;
+// until it has been answered nobody moves data there.
+func (fs *FS) takeBack(in *inode, off, n uint64, failed error) {
+	if failed == nil || fs.outside == nil {
+		return
+	}
+	lo := off &^ (uint64(fs.geo.BlockSize) - 1)
+	if n != iomap.ToEOF {
+		n = fs.roundUp(off+n) - lo
+	}
+	if err := fs.outside.Drop(in.ino, lo, n); err != nil {
+		fs.log.Error("take mappings back", "inode", in.ino, "error", err)
+	}
 }
 
 // maxSize is the largest size that a file can have, which the block numbers
@@ -72,6 +102,9 @@ func (fs *FS) truncate(in *inode, size uint64, times bool) error {
 			return nil
 		}
 	}
+	if err := fs.settleEdges(in, fs.roundUp(size)>>fs.geo.BlockBits, extent.MaxBlocks); err != nil {
+		return err
+	}
 	if err := fs.zeroRange(in, size, (size+bs-1)&^(bs-1)); size < in.size && err != nil {
 		return err
 	}
@@ -86,10 +119,13 @@ func (fs *FS) truncate(in *inode, size uint64, times bool) error {
 		}
 		in.size = size
 		if times {
-			in.touch(true)
+			fs.touch(in, true)
 		}
 		return fs.store(tx, in)
 	})
+	if err == nil && grow && fs.outside != nil {
+		fs.dropPending(in, fs.roundUp(size)>>fs.geo.BlockBits, extent.MaxBlocks)
+	}
 	if err != nil || grow {
 		return err
 	}
@@ -108,13 +144,23 @@ func (fs *FS) truncate(in *inode, size uint64, times bool) error {
 func (fs *FS) nothingBeyond(in *inode) bool {
 	run, err := fs.run(in, extent.MaxBlocks-1)
 	eof := (in.size + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
-	return err == nil && run.State == extent.Hole && run.Block <= eof && len(in.pending) == 0
+	if err != nil || run.State != extent.Hole || run.Block > eof {
+		return false
+	}
+	if fs.outside != nil {
+		return firstPending(in.pending, eof, extent.MaxBlocks).State == extent.Hole
+	}
+	return len(in.pending) == 0
 }
 
 // freeFrom frees all blocks of an inode from blk on, in as many transactions as
-// it takes. io and mu are held, so what is pending is nobody's any longer.
+// it takes. io and mu are held, so what is pending there is nobody's any longer.
 func (fs *FS) freeFrom(in *inode, blk uint64) error {
-	fs.dropPending(in, fs.clusterStart(blk), extent.MaxBlocks)
+	from := blk
+	if fs.outside == nil {
+		from = fs.clusterStart(blk)
+	}
+	fs.dropPending(in, from, extent.MaxBlocks)
 	in.prealloc.Discard(fs.w.groups)
 	return fs.freeRange(in, blk, extent.MaxBlocks)
 }
@@ -211,7 +257,7 @@ func (fs *FS) reap(ino Ino) error {
 	defer in.io.Unlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.deleted || in.Links > 0 || fs.w.holds.held(ino) {
+	if in.deleted || in.Links > 0 || in.swap || fs.w.holds.held(ino) {
 		return nil
 	}
 	defer in.detach()
@@ -271,9 +317,10 @@ func (in *inode) hasBlockMap() bool {
 
 // zeroRange writes zeros over the part of [from, to) that has written blocks.
 // Both offsets are in one block. io is held exclusively, or the part beyond the
-// end of the file is nobody's.
+// end of the file is nobody's. It leaves alone what is moved outside, where newer
+// data may be on its way, and who moves it clears it.
 func (fs *FS) zeroRange(in *inode, from, to uint64) error {
-	if from >= to {
+	if from >= to || fs.outside != nil {
 		return nil
 	}
 	run, err := fs.run(in, from>>fs.geo.BlockBits)

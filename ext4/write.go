@@ -253,7 +253,7 @@ func (fs *FS) Touch(ino Ino) error {
 	}
 	defer in.wunlock()
 	return fs.transact(1, 0, func(tx *journal.Handle) error {
-		in.touch(true)
+		fs.touch(in, true)
 		return fs.store(tx, in)
 	})
 }

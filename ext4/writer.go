@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ext4box/ext4/internal/balloc"
 	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/disk"
@@ -56,9 +58,22 @@ type superblock struct {
 	off int            // of the superblock in its block
 }
 
+// clock is the present time. Where the kernel keeps the times of files itself it
+// reads a clock that only ticks, so here it is that one too: by a finer one a file
+// would be born after its first change.
+func (fs *FS) clock() time.Time {
+	if fs.outside != nil {
+		var ts unix.Timespec
+		if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts) == nil {
+			return time.Unix(ts.Unix())
+		}
+	}
+	return time.Now()
+}
+
 // now is the present time as inodes hold it.
-func now() disk.Timestamp {
-	t := time.Now()
+func (fs *FS) now() disk.Timestamp {
+	t := fs.clock()
 	return disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
 }
 
@@ -182,8 +197,8 @@ func (fs *FS) store(tx buffer.Tx, in *inode) error {
 }
 
 // touch sets the times that a change of the inode sets.
-func (in *inode) touch(mtime bool) {
-	t := now()
+func (fs *FS) touch(in *inode, mtime bool) {
+	t := fs.now()
 	in.Ctime = t
 	if mtime {
 		in.Mtime = t

@@ -38,6 +38,17 @@ func (fs *FS) Setxattr(ino Ino, name string, value []byte, flags int) error {
 // SetxattrAs is Setxattr by somebody for whom, if limited, limits of quota hold:
 // EDQUOT.
 func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited bool) error {
+	return fs.retryingOutside(func() error { return fs.setxattr(ino, name, value, flags, limited, false) })
+}
+
+// SetxattrVerbatim is SetxattrAs for a kernel that keeps ACL, mode and times of the
+// inode in step itself: an access ACL is stored whatever it says and leaves the mode
+// alone, and ctime stays.
+func (fs *FS) SetxattrVerbatim(ino Ino, name string, value []byte, flags int, limited bool) error {
+	return fs.retryingOutside(func() error { return fs.setxattr(ino, name, value, flags, limited, true) })
+}
+
+func (fs *FS) setxattr(ino Ino, name string, value []byte, flags int, limited, verbatim bool) error {
 	index, rest, nameErr := parseXattrName(name)
 	if len(rest) > disk.NameMax {
 		return syscall.ERANGE
@@ -63,7 +74,7 @@ func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited 
 	case index == disk.XattrACLDefault && !in.IsDir():
 		return syscall.EACCES
 	}
-	return fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
+	return fs.editXattrs(in, !verbatim, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
 		i := findXattr(attrs, index, rest)
 		switch {
 		case i >= 0 && flags&XattrCreate != 0:
@@ -79,8 +90,10 @@ func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited 
 			if !ok {
 				return nil, 0, syscall.EINVAL
 			}
-			in.Mode = mode
-			if exact {
+			if !verbatim {
+				in.Mode = mode
+			}
+			if exact && !verbatim {
 				if i >= 0 {
 					attrs = append(attrs[:i], attrs[i+1:]...)
 				}
@@ -99,6 +112,20 @@ func (fs *FS) SetxattrAs(ino Ino, name string, value []byte, flags int, limited 
 // Removexattr removes an extended attribute. ENODATA: there is none, and it is
 // no ACL.
 func (fs *FS) Removexattr(ino Ino, name string) error {
+	err := fs.removexattr(ino, name, false)
+	if index, _, _ := parseXattrName(name); isACL(index) && errors.Is(err, syscall.ENODATA) {
+		return nil // a file without ACL has one, its mode, which stays
+	}
+	return err
+}
+
+// RemovexattrVerbatim is Removexattr for a kernel that keeps ACL, mode and times of
+// the inode in step itself: ctime stays. ENODATA: there is none.
+func (fs *FS) RemovexattrVerbatim(ino Ino, name string) error {
+	return fs.removexattr(ino, name, true)
+}
+
+func (fs *FS) removexattr(ino Ino, name string, verbatim bool) error {
 	index, rest, nameErr := parseXattrName(name)
 	in, err := fs.wlock(ino)
 	if err != nil {
@@ -111,17 +138,13 @@ func (fs *FS) Removexattr(ino Ino, name string) error {
 	case nameErr != nil:
 		return nameErr
 	}
-	err = fs.editXattrs(in, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
+	return fs.editXattrs(in, !verbatim, func(attrs []xattr.Attr) ([]xattr.Attr, int, error) {
 		i := findXattr(attrs, index, rest)
 		if i < 0 {
 			return nil, 0, syscall.ENODATA
 		}
 		return append(attrs[:i], attrs[i+1:]...), -1, nil
 	})
-	if isACL(index) && errors.Is(err, syscall.ENODATA) {
-		return nil // a file without ACL has one, its mode, which stays
-	}
-	return err
 }
 
 func isACL(index uint8) bool {
@@ -138,8 +161,9 @@ func findXattr(attrs []xattr.Attr, index uint8, name string) int {
 }
 
 // editXattrs replaces the attributes of an inode, which is locked, by what edit
-// makes of them, in one transaction. edit also tells which one it changed, or -1.
-func (fs *FS) editXattrs(in *inode, edit func([]xattr.Attr) ([]xattr.Attr, int, error)) error {
+// makes of them, in one transaction, which with ctime sets that. edit also tells which
+// one it changed, or -1.
+func (fs *FS) editXattrs(in *inode, ctime bool, edit func([]xattr.Attr) ([]xattr.Attr, int, error)) error {
 	attrs, err := fs.allXattrs(in)
 	if err != nil {
 		return err
@@ -148,7 +172,9 @@ func (fs *FS) editXattrs(in *inode, edit func([]xattr.Attr) ([]xattr.Attr, int, 
 	attrs, changed, err := edit(attrs)
 	if err == nil {
 		err = fs.replaceXattrs(in, attrs, changed, func(*journal.Handle) error {
-			in.touch(false)
+			if ctime {
+				fs.touch(in, false)
+			}
 			return nil
 		})
 	}

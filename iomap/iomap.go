@@ -86,13 +86,17 @@ func (m *Mapping) Contains(off uint64) bool {
 	return off >= m.Offset && off-m.Offset < m.Length
 }
 
+// ToEOF is the length of a range that ends where the file does, wherever that is.
+const ToEOF = ^uint64(0)
+
 // Cache is whoever moves data on its own, and remembers the mappings that it was given: the kernel,
 // where it speaks fuse-iomap. Store and Drop are called with the inode locked, so that they arrive in
 // the order in which its mappings change; they do not wait for other requests.
 type Cache interface {
 	// Store hands out a mapping. After an error it is not remembered.
 	Store(ino Ino, m Mapping) error
-	// Drop takes back what was handed out of the range [off, off+n) of a file.
+	// Drop takes back what was handed out of the range [off, off+n) of a file. Both are multiples of the
+	// block size, but n may be ToEOF.
 	Drop(ino Ino, off, n uint64) error
 	// WriteBack has the dirty data of a file written, and waits for that. It is called without locks.
 	WriteBack(ino Ino) error
