@@ -59,17 +59,6 @@ func (fs *FS) firstMapped(in *inode, lo, hi uint64) (extent.Run, error) {
 	return extent.Run{}, nil
 }
 
-// firstPending is the same for what is pending, of which it returns any.
-func firstPending(pending []pendingRun, lo, hi uint64) pendingRun {
-	for _, p := range pending {
-		if p.Block < hi && lo < p.End() {
-			p.Clip(lo, hi)
-			return p
-		}
-	}
-	return pendingRun{}
-}
-
 // implied is the device block at which a block of a file is, or has to be
 // because another block of its cluster is mapped or pending; 0 if it can be
 // anywhere.
@@ -95,10 +84,10 @@ func (fs *FS) implied(in *inode, blk uint64) (uint64, error) {
 }
 
 // place finds device blocks for the start of a hole, whose blocks are not
-// pending either, and makes them pending. more says that the file goes on
-// growing there.
-func (fs *FS) place(in *inode, hole extent.Run, more bool) (pendingRun, error) {
-	p := pendingRun{Block: hole.Block, Len: hole.Len, State: extent.Unwritten}
+// pending either, and makes them pending. Of what it gets only the first blocks
+// are asked for. more says that the file goes on growing there.
+func (fs *FS) place(in *inode, hole extent.Run, asked uint64, more bool) (extent.Run, error) {
+	p := extent.Run{Block: hole.Block, Len: hole.Len, State: extent.Unwritten}
 	if fs.geo.ClusterBits > 0 {
 		if in.Flags&disk.FlagExtents == 0 {
 			return p, fs.checkClusters(in, p)
@@ -108,10 +97,9 @@ func (fs *FS) place(in *inode, hole extent.Run, more bool) (pendingRun, error) {
 			return p, err
 		}
 		if at != 0 {
-			p.Clip(p.Block, min(p.End(), fs.clusterEnd(p.Block+1)))
+			p.Clip(p.Block, min(p.Block+asked, fs.clusterEnd(p.Block+1)))
 			p.Start = at
-			in.pending = append(in.pending, p)
-			return p, nil
+			return p, fs.reserve(in, p, asked)
 		}
 		if end := p.End(); end > fs.clusterEnd(p.Block+1) {
 			if at, err = fs.implied(in, end-1); err != nil {
@@ -128,6 +116,11 @@ func (fs *FS) place(in *inode, hole extent.Run, more bool) (pendingRun, error) {
 		return p, err
 	}
 	goal, merge := fs.goal(in, first)
+	if asked < hole.Len {
+		// All at once, and more than what is kept behind the last write.
+		in.prealloc.Discard(fs.w.groups)
+		more = false
+	}
 	var got balloc.Run
 	err = fs.retryingInside(func() (err error) {
 		got, err = in.prealloc.Reserve(fs.w.groups, balloc.Request{
@@ -140,13 +133,12 @@ func (fs *FS) place(in *inode, hole extent.Run, more bool) (pendingRun, error) {
 	}
 	p.Clip(p.Block, min(p.End(), first+uint64(got.Len)))
 	p.Start = got.Start + p.Block - first
-	in.pending = append(in.pending, p)
-	return p, nil
+	return p, fs.reserve(in, p, asked)
 }
 
 // ownClusters is the device blocks of the clusters of a run in which no other
 // block of the file is mapped or in pending. n is 0 if there are none.
-func (fs *FS) ownClusters(in *inode, run extent.Run, pending []pendingRun) (start, n uint64, err error) {
+func (fs *FS) ownClusters(in *inode, run extent.Run, pending []reserved) (start, n uint64, err error) {
 	if fs.geo.ClusterBits == 0 {
 		return run.Start, run.Len, nil
 	}
@@ -177,7 +169,7 @@ func (fs *FS) ownClusters(in *inode, run extent.Run, pending []pendingRun) (star
 // a file.
 func (fs *FS) pendingClusters(in *inode) (blocks uint64) {
 	for i, p := range in.pending {
-		if _, n, err := fs.ownClusters(in, p, in.pending[:i]); err == nil {
+		if _, n, err := fs.ownClusters(in, p.Run, in.pending[:i]); err == nil {
 			blocks += n
 		}
 	}

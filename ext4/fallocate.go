@@ -166,7 +166,7 @@ func (fs *FS) preallocate(in *inode, off, n uint64, keep bool) error {
 }
 
 // mapPending makes blocks that are pending unwritten ones.
-func (fs *FS) mapPending(in *inode, run pendingRun) error {
+func (fs *FS) mapPending(in *inode, run extent.Run) error {
 	credits, revokes := fs.creditsClaim(in, run)
 	return fs.transact(credits, revokes, func(tx *journal.Handle) error {
 		return errors.Join(fs.claim(tx, in, run, extent.Unwritten), fs.store(tx, in))
@@ -197,7 +197,7 @@ func (fs *FS) settleEdges(in *inode, lo, hi uint64) error {
 // allocUnwritten backs the start of a hole with unwritten blocks, and tells with
 // how many.
 func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
-	run, err := fs.place(in, hole, false)
+	run, err := fs.place(in, hole, hole.Len, false)
 	if err != nil {
 		return 0, err
 	}

@@ -149,13 +149,15 @@ func (fs *FS) putInline(tx *journal.Handle, in *inode, data []byte, size uint64)
 }
 
 // beginInline is beginWrite for a file whose content is inline or may become
-// so. ok is false if the write needs blocks, for which the file is ready then.
-func (fs *FS) beginInline(in *inode, off, n uint64) (m iomap.Mapping, ok bool, err error) {
+// so. ok is false if the write needs blocks, for which the file is ready then:
+// it is too long, or it is none that can be had as a request of its own.
+func (fs *FS) beginInline(in *inode, off, n uint64, op iomap.Op) (m iomap.Mapping, ok bool, err error) {
 	room, err := fs.inlineRoom(in)
 	if err != nil {
 		return m, false, err
 	}
-	if max(in.size, off+n) > room {
+	const plain = iomap.Write | iomap.Direct | iomap.NoWait | iomap.OverwriteOnly | iomap.DontCache
+	if max(in.size, off+n) > room || op&^plain != 0 {
 		return m, false, fs.outOfLine(in)
 	}
 	m = iomap.Mapping{Cookie: in.seq, Length: room, Addr: iomap.NullAddr, Type: iomap.Inline}
@@ -240,10 +242,10 @@ func (fs *FS) outOfLine(in *inode) error {
 	}
 	block, flags := in.Block, in.Flags
 	fs.initMap(in)
-	var run pendingRun
+	var run extent.Run
 	credits, revokes := 1, 0
 	if len(data) > 0 {
-		if run, err = fs.place(in, extent.Run{Len: 1}, false); err != nil {
+		if run, err = fs.place(in, extent.Run{Len: 1}, 1, false); err != nil {
 			in.Block, in.Flags = block, flags
 			return err
 		}

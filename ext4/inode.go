@@ -55,15 +55,22 @@ type inode struct {
 	distinct atomic.Bool // of a directory: no block is in it twice
 
 	// What only a writable filesystem uses; under mu.
-	pending   []pendingRun // reserved for writes that have not ended
-	prealloc  balloc.Prealloc
-	mayInline bool   // of a new file: has no blocks, and its first data may be inline
-	seq       uint64 // of the mapping
-	tid       uint32 // last transaction that changed the inode
-	dirty     bool   // tid says something
-	accessed  bool   // Atime is not on disk yet
-	swap      bool   // its blocks must stay where they are
-	quota     charges
+	pending       []reserved // for writes that have not ended
+	pendingBlocks int64      // in pending
+	aheadBlocks   int64      // of those nobody has asked for
+	streak        streak
+	idle          []extent.Run // was pending when it was asked back, and not used since
+	unseen        bool         // somebody may be writing to what is pending in ways that cannot be asked back
+	promise       promise
+	pinned        atomic.Bool // there is something pending or promised
+	prealloc      balloc.Prealloc
+	mayInline     bool   // of a new file: has no blocks, and its first data may be inline
+	seq           uint64 // of the mapping
+	tid           uint32 // last transaction that may have changed the inode
+	dirty         bool   // tid says something
+	accessed      bool   // Atime is not on disk yet
+	swap          bool   // its blocks must stay where they are
+	quota         charges
 }
 
 // put ends the use of an inode that iget returned.
@@ -73,7 +80,7 @@ func (in *inode) put() { in.refs.Add(-1) }
 // only memory knows of.
 var inodePolicy = cache.Policy[inode]{
 	Acquire: func(in *inode) { in.refs.Add(1) },
-	Pinned:  func(in *inode) bool { return in.refs.Load() > 0 },
+	Pinned:  func(in *inode) bool { return in.refs.Load() > 0 || in.pinned.Load() },
 }
 
 func (in *inode) inline() bool    { return in.Flags&disk.FlagInlineData != 0 }
@@ -122,16 +129,29 @@ func (fs *FS) iget(ino Ino) (*inode, error) {
 		}
 		return nil, fmt.Errorf("inode %d is deleted: %w", ino, syscall.ESTALE)
 	}
+	if fs.w != nil {
+		// It may have changed before it was last evicted.
+		in.tid = fs.w.log.Running()
+	}
 	return fs.nodes.Add(uint64(ino), in), nil
 }
 
 // rlock returns an inode locked for reading; runlock is the inverse.
-func (fs *FS) rlock(ino Ino) (*inode, error) {
+func (fs *FS) rlock(ino Ino) (*inode, error) { return fs.rlockIf(ino, false) }
+
+// rlockIf is rlock. With try it fails with EAGAIN if somebody is changing the
+// inode.
+func (fs *FS) rlockIf(ino Ino, try bool) (*inode, error) {
 	in, err := fs.iget(ino)
 	if err != nil {
 		return nil, err
 	}
-	in.mu.RLock()
+	if !try {
+		in.mu.RLock()
+	} else if !in.mu.TryRLock() {
+		in.put()
+		return nil, syscall.EAGAIN
+	}
 	if in.deleted {
 		in.runlock()
 		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)

@@ -35,46 +35,97 @@ func (m limitedMapper) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping
 }
 
 func (fs *FS) beginAs(ino Ino, off, n uint64, op iomap.Op, limited bool) (iomap.Mapping, error) {
-	writing := op&(iomap.Write|iomap.Zero|iomap.Writeback) != 0
-	var in *inode
-	var err error
-	if writing {
-		if in, err = fs.wlock(ino); err != nil {
-			return iomap.Mapping{}, err
-		}
-		defer in.wunlock()
-		in.quota.limited = limited
-	} else {
-		if in, err = fs.rlock(ino); err != nil {
-			return iomap.Mapping{}, err
-		}
-		defer in.runlock()
+	in, unlock, err := fs.lockToMap(ino, op)
+	if err != nil {
+		return iomap.Mapping{}, err
 	}
+	defer unlock()
+	return fs.mapFor(in, off, n, op, limited)
+}
+
+// lockToMap returns an inode locked as an operation on its mappings needs it.
+func (fs *FS) lockToMap(ino Ino, op iomap.Op) (in *inode, unlock func(), err error) {
+	try := op&iomap.NoWait != 0
+	if op.Stores() {
+		if in, err = fs.wlockIf(ino, try); err != nil {
+			return nil, nil, err
+		}
+		return in, in.wunlock, nil
+	}
+	if in, err = fs.rlockIf(ino, try); err != nil {
+		return nil, nil, err
+	}
+	if len(in.pending) == 0 || op&iomap.Report != 0 {
+		return in, in.runlock, nil
+	}
+	// Handing out what is pending changes the inode, if not its map.
+	in.runlock()
+	if in, err = fs.iget(ino); err != nil {
+		return nil, nil, err
+	}
+	in.mu.Lock()
+	unlock = func() {
+		in.mu.Unlock()
+		in.put()
+	}
+	if in.deleted {
+		unlock()
+		return nil, nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
+	}
+	return in, unlock, nil
+}
+
+// mapFor is Begin of an inode that is locked.
+func (fs *FS) mapFor(in *inode, off, n uint64, op iomap.Op, limited bool) (iomap.Mapping, error) {
 	switch {
 	case in.IsDir():
 		return iomap.Mapping{}, syscall.EISDIR
 	case !in.IsReg():
 		return iomap.Mapping{}, syscall.EINVAL
 	case in.encrypted() && op&iomap.Report == 0:
-		return iomap.Mapping{}, fmt.Errorf("inode %d is encrypted: %w", ino, syscall.ENOKEY)
+		return iomap.Mapping{}, fmt.Errorf("inode %d is encrypted: %w", in.ino, syscall.ENOKEY)
 	}
-	if writing {
-		return fs.beginWrite(in, off, n)
+	if op.Stores() {
+		in.quota.limited = limited
+		return fs.beginWrite(in, off, n, op)
 	}
 	return fs.mapping(in, off)
 }
 
-// mapping is Begin for any inode with content.
+// mapping is Begin, for an operation that stores nothing, of any inode with
+// content.
 func (fs *FS) mapping(in *inode, off uint64) (iomap.Mapping, error) {
 	if in.inline() {
 		data, err := fs.inlineData(in)
 		return iomap.Mapping{Length: max(in.size, off+1), Addr: iomap.NullAddr, Type: iomap.Inline, Inline: data}, err
 	}
-	run, err := fs.run(in, off>>fs.geo.BlockBits)
+	run, err := fs.backing(in, off>>fs.geo.BlockBits)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
 	return fs.toMapping(in, run), nil
+}
+
+// backing is what backs a block of a file, where pending blocks count as
+// unwritten ones.
+func (fs *FS) backing(in *inode, blk uint64) (extent.Run, error) {
+	run, err := fs.run(in, blk)
+	if err != nil || run.State != extent.Hole || len(in.pending) == 0 {
+		return run, err
+	}
+	if p := fs.pendingAt(in, blk); p.State != extent.Hole {
+		return p, nil
+	}
+	lo, hi := run.Block, run.End()
+	i := covering(in.pending, blk)
+	if i > 0 {
+		lo = max(lo, in.pending[i-1].End())
+	}
+	if i < len(in.pending) {
+		hi = min(hi, in.pending[i].Block)
+	}
+	run.Clip(lo, hi)
+	return run, nil
 }
 
 // toMapping expresses a run in bytes.

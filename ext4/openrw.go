@@ -199,6 +199,7 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 // closeWriter commits everything, brings it home and marks the filesystem clean.
 func (fs *FS) closeWriter() error {
 	w := fs.w
+	w.ahead.stop()
 	fs.closeTimes()
 	w.damage.stop()
 	defer w.discards.close()

@@ -141,7 +141,11 @@ func (fs *FS) Unhold(ino Ino, n uint64) error {
 		delete(h.count, ino)
 	}
 	h.mu.Unlock()
-	if left > 0 || !fs.w.orphans.has(ino) && !fs.w.orphanFile.has(ino) {
+	if left > 0 {
+		return nil
+	}
+	fs.ForgetOutside(ino)
+	if !fs.w.orphans.has(ino) && !fs.w.orphanFile.has(ino) {
 		return nil
 	}
 	return fs.reap(ino)

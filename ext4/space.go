@@ -19,16 +19,29 @@ const (
 
 // retrying runs an operation that may find the filesystem full, and runs it again
 // when there is more room for it: when a commit makes free what was freed before
-// it, or an inode without a name is deleted. The operation has no handle open
-// between its runs, and a failed run has changed nothing.
+// it, an inode without a name is deleted, or what was reserved ahead of writes is
+// given back. The operation has no handle open between its runs, and a failed run
+// has changed nothing.
 func (fs *FS) retrying(op func() error) error {
+	for i := 0; ; i++ {
+		err := fs.awaiting(op)
+		if !isFull(err) || i == maxRetries || !fs.askBack() {
+			return err
+		}
+	}
+}
+
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) }
+
+// awaiting is the part of retrying that waits for what is going to be free anyway.
+func (fs *FS) awaiting(op func() error) error {
 	if fs.w == nil {
 		return op()
 	}
 	for i := 0; ; i++ {
 		reaped := fs.w.reaped.Load()
 		err := op()
-		if !errors.Is(err, syscall.ENOSPC) || i == maxRetries {
+		if !isFull(err) || i == maxRetries {
 			return err
 		}
 		if fs.w.groups.Waiting() == 0 && !fs.awaitReap(reaped) {

@@ -117,6 +117,10 @@ func (fs *FS) stat(in *inode) (Stat, error) {
 			// As the kernel does, so that nobody takes the file for a hole.
 			s.Blocks += (in.size + 511) / 512
 		}
+		if fs.outside != nil {
+			// As the kernel does, so that nobody takes for a hole what is not written yet.
+			s.Blocks += uint64(in.pendingBlocks-in.aheadBlocks) << (fs.geo.BlockBits - 9)
+		}
 		if fs.isOrphan(ino) {
 			beyond, err := fs.sectorsBeyondEOF(in)
 			if err != nil {

@@ -75,6 +75,9 @@ func (fs *FS) Statfs() (Statfs, error) {
 		NameLen:    NameMax,
 		FSID:       binary.LittleEndian.Uint64(fs.sb.UUID[:8]) ^ binary.LittleEndian.Uint64(fs.sb.UUID[8:]),
 	}
+	if fs.w != nil && fs.outside != nil {
+		s.BlocksFree -= min(s.BlocksFree, uint64(max(fs.w.asked.Load(), 0)))
+	}
 	if !fs.opts.MinixDF {
 		overhead := fs.overheadClusters() << fs.geo.ClusterBits
 		s.Blocks -= min(overhead, s.Blocks)

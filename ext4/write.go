@@ -3,7 +3,6 @@ package ext4
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"syscall"
 
 	"ext4box/ext4/internal/balloc"
@@ -18,11 +17,8 @@ import (
 // the file's map, as written blocks, in one transaction. A crash in between
 // leaks nothing and shows nothing.
 
-// pendingRun is a run of blocks that is reserved for a part of a file.
-type pendingRun = extent.Run
-
-// beginWrite is Begin for writing. The inode is locked.
-func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
+// beginWrite is Begin for an operation that stores data. The inode is locked.
+func (fs *FS) beginWrite(in *inode, off, n uint64, op iomap.Op) (iomap.Mapping, error) {
 	switch {
 	case in.Flags&disk.FlagVerity != 0:
 		return iomap.Mapping{}, syscall.EPERM
@@ -30,39 +26,59 @@ func (fs *FS) beginWrite(in *inode, off, n uint64) (iomap.Mapping, error) {
 		return iomap.Mapping{}, syscall.EFBIG
 	}
 	if in.inline() || in.mayInline {
-		if m, ok, err := fs.beginInline(in, off, n); ok || err != nil {
+		if m, ok, err := fs.beginInline(in, off, n, op); ok || err != nil {
 			return m, err
 		}
 	}
 	blk := off >> fs.geo.BlockBits
-	end := (off + n + uint64(fs.geo.BlockSize) - 1) >> fs.geo.BlockBits
-	run, err := fs.run(in, blk)
+	end := max((off+n+uint64(fs.geo.BlockSize)-1)>>fs.geo.BlockBits, blk+1)
+	run, err := fs.backing(in, blk)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
+	if op&iomap.OverwriteOnly != 0 && run.State != extent.Written {
+		return iomap.Mapping{}, syscall.EAGAIN
+	}
 	if run.State != extent.Hole {
-		return fs.toMapping(in, run), nil
+		return fs.toMapping(in, run), fs.handOut(in, run, blk, end)
 	}
-	run.Clip(blk, min(run.End(), max(end, blk+1)))
-	for _, p := range in.pending {
-		if p.Block <= blk && blk < p.End() {
-			m := fs.toMapping(in, p)
-			m.Type = iomap.Unwritten
-			return m, nil
-		}
-		if p.Block > blk && p.Block < run.End() {
-			run.Clip(blk, p.Block)
-		}
-	}
-	run.Clip(blk, min(run.End(), blk+extentMax))
-	p, err := fs.place(in, run, off+n > in.size && end<<fs.geo.BlockBits >= in.size)
+	run.Clip(blk, min(run.End(), blk+extentMax, fs.maxSize(in)>>fs.geo.BlockBits))
+	asked := min(run.Len, end-blk)
+	ahead := fs.ahead(in, run, asked, op)
+	run.Clip(blk, blk+asked+ahead)
+	p, err := fs.place(in, run, asked, off+n > in.size && end<<fs.geo.BlockBits >= in.size)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
 	in.seq++
+	in.streak.next = p.End()
 	m := fs.toMapping(in, p)
 	m.Flags |= iomap.New
 	return m, nil
+}
+
+// handOut prepares the blocks of a run that is not a hole, of which [lo, hi) are
+// asked for, to be written.
+func (fs *FS) handOut(in *inode, run extent.Run, lo, hi uint64) error {
+	if run.State != extent.Unwritten {
+		return nil
+	}
+	if firstPending(in.pending, lo, lo+1).State == extent.Hole {
+		return fs.promiseUnwritten(in)
+	}
+	fs.askPending(in, lo, min(hi, run.End()))
+	return nil
+}
+
+// reserve makes a run pending, of which the first blocks were asked for.
+func (fs *FS) reserve(in *inode, run extent.Run, asked uint64) error {
+	fs.addPending(in, run, asked)
+	fs.pin(in)
+	err := fs.promiseNodes(in)
+	if err != nil {
+		fs.dropPending(in, run.Block, run.End())
+	}
+	return err
 }
 
 // extentMax is the most blocks that are mapped by one write.
@@ -72,39 +88,50 @@ const extentMax = disk.ExtentMaxLen - 1
 // blocks that Begin returned. They become part of the file, whose size grows to
 // the end of the range.
 func (fs *FS) IOEnd(ino Ino, off, n uint64) error {
+	_, err := fs.ioEnd(ino, off, n, func(blk uint64) error {
+		return fmt.Errorf("inode %d: no blocks were reserved for the data at block %d: %w", ino, blk, syscall.EIO)
+	})
+	return err
+}
+
+// ioEnd is IOEnd, and tells how long the file is then. What it finds to be a hole
+// is left one, unless missing returns an error for it.
+//
+// What is one run, in the map or pending, becomes written, and the size what it
+// should be, in one transaction.
+func (fs *FS) ioEnd(ino Ino, off, n uint64, missing func(blk uint64) error) (size uint64, err error) {
 	in, err := fs.wlock(ino)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer in.wunlock()
-	lo, hi := off>>fs.geo.BlockBits, (off+n+uint64(fs.geo.BlockSize)-1)>>fs.geo.BlockBits
-	for blk := lo; blk < hi; {
-		run, err := fs.run(in, blk)
+	end := off + n
+	if in.inline() {
+		return in.size, nil // whose data is where its size is
+	}
+	for blk, hi := off>>fs.geo.BlockBits, fs.roundUp(end)>>fs.geo.BlockBits; blk < hi; {
+		run, err := fs.backing(in, blk)
 		if err != nil {
-			return err
+			return in.size, err
 		}
 		run.Clip(blk, min(run.End(), hi))
 		if run.State == extent.Hole {
-			i := slices.IndexFunc(in.pending, func(p pendingRun) bool { return p.Block <= blk && blk < p.End() })
-			if i < 0 {
-				return fmt.Errorf("inode %d: no blocks were reserved for the data at block %d: %w", ino, blk, syscall.EIO)
-			}
-			p := in.pending[i]
-			run = p
-			run.Clip(blk, min(p.End(), hi))
+			err = missing(blk)
+		} else {
+			err = fs.commitWritten(in, run, end)
 		}
-		if err := fs.commitWritten(in, run, off+n); err != nil {
-			return err
+		if err != nil {
+			return in.size, err
 		}
 		blk = run.End()
 	}
-	if off+n > in.size {
-		return fs.transact(1, 0, func(tx *journal.Handle) error {
-			in.size = off + n
+	if n > 0 && end > in.size {
+		err = fs.transact(1, 0, func(tx *journal.Handle) error {
+			in.size = end
 			return fs.store(tx, in)
 		})
 	}
-	return nil
+	return in.size, err
 }
 
 // commitWritten makes a run, pending or unwritten, a written part of the file
@@ -174,47 +201,6 @@ func (fs *FS) creditsClaim(in *inode, run extent.Run) (credits, revokes int) {
 	m := fs.blockMap(in)
 	credits, revokes = fs.creditsEdit(m.InsertCredits(1, run.Block, run.End()))
 	return credits + balloc.CreditsClaim + 1, revokes
-}
-
-// forgetPending takes the blocks [lo, hi) out of what is pending, because they
-// are now mapped.
-func (fs *FS) forgetPending(in *inode, lo, hi uint64) {
-	var rest []pendingRun
-	for _, p := range in.pending {
-		if p.End() <= lo || p.Block >= hi {
-			rest = append(rest, p)
-			continue
-		}
-		if p.Block < lo {
-			left := p
-			left.Clip(p.Block, lo)
-			rest = append(rest, left)
-		}
-		if p.End() > hi {
-			right := p
-			right.Clip(hi, p.End())
-			rest = append(rest, right)
-		}
-	}
-	in.pending = rest
-}
-
-// dropPending gives back what is pending of the blocks [lo, hi).
-func (fs *FS) dropPending(in *inode, lo, hi uint64) {
-	for {
-		p := firstPending(in.pending, lo, hi)
-		if p.State == extent.Hole {
-			return
-		}
-		fs.forgetPending(in, p.Block, p.End())
-		start, n, err := fs.ownClusters(in, p, in.pending)
-		if err == nil && n > 0 {
-			err = fs.w.groups.Release(balloc.Run{Start: start, Len: uint32(n)})
-		}
-		if err != nil {
-			fs.log.Error("release reserved blocks", "inode", in.ino, "error", err)
-		}
-	}
 }
 
 // End says that the write for which Begin gave a mapping is over. What it

@@ -44,6 +44,9 @@ type writer struct {
 	// share.
 	sharedXattrs sync.Mutex
 
+	ahead aheads       // what is reserved ahead of writes
+	asked atomic.Int64 // blocks that are pending because they were asked for
+
 	quotas       [quota.Kinds]*quotaFile // nil: not kept
 	quotaCredits int                     // for what any operation charges
 	enforcing    bool                    // some of the limits
@@ -107,7 +110,10 @@ func (fs *FS) transact(blocks, revokes int, fn func(tx *journal.Handle) error) e
 }
 
 // wlock returns an inode locked for writing; wunlock is the inverse.
-func (fs *FS) wlock(ino Ino) (*inode, error) {
+func (fs *FS) wlock(ino Ino) (*inode, error) { return fs.wlockIf(ino, false) }
+
+// wlockIf is wlock. With try it fails with EAGAIN if the inode is locked.
+func (fs *FS) wlockIf(ino Ino, try bool) (*inode, error) {
 	if fs.w == nil {
 		return nil, syscall.EROFS
 	}
@@ -121,7 +127,12 @@ func (fs *FS) wlock(ino Ino) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	in.mu.Lock()
+	if !try {
+		in.mu.Lock()
+	} else if !in.mu.TryLock() {
+		in.put()
+		return nil, syscall.EAGAIN
+	}
 	if in.deleted {
 		in.wunlock()
 		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
@@ -270,9 +281,13 @@ var _ extent.Allocator = nodeAllocator{}
 
 // AllocNode takes one block for metadata of the inode.
 func (a nodeAllocator) AllocNode(tx buffer.Tx, goal uint64) (uint64, error) {
-	run, err := a.fs.w.groups.Allocate(tx, balloc.Request{Goal: goal, Want: 1, Metadata: true, Pool: true})
+	r := balloc.Request{Goal: goal, Want: 1, Metadata: true, Pool: true, Promised: a.in.promise.nodes > 0}
+	run, err := a.fs.w.groups.Allocate(tx, r)
 	if err != nil {
 		return 0, err
+	}
+	if r.Promised {
+		a.in.promise.nodes--
 	}
 	return run.Start, a.fs.addBlocks(a.in, int64(run.Len))
 }

@@ -52,6 +52,13 @@ func (gs *Groups) room(n, floor int64) (int64, error) {
 	}
 }
 
+// Room is how many blocks anybody may have, if that is less than n; else it is at
+// least n. What cannot be read does not count.
+func (gs *Groups) Room(n uint64) uint64 {
+	room, _ := gs.room(int64(min(n, gs.Geo.BlocksCount)>>gs.ratio), gs.floor(false, false))
+	return positive(room) << gs.ratio
+}
+
 // take claims up to n clusters above floor, at least least.
 func (gs *Groups) take(n, least uint32, floor int64) (uint32, error) {
 	for {

@@ -50,6 +50,49 @@ func (m *Map) ShiftCredits() Credits { return m.spliceCredits(1, 1) }
 
 func (m *Map) depth() int { return int(disk.DecodeExtentHeader(m.Root).Depth) }
 
+// NodesFor is how many nodes it may take, at most, to make so many new entries in a
+// tree, at so many places, in any order and in any number of edits; or to map in
+// any way the file blocks [lo, hi), or that many places in them, where the map is
+// not a tree. Nodes that are given up in between are not counted back.
+func (m *Map) NodesFor(lo, hi uint64, places, entries int) int {
+	if !m.Tree {
+		return min(m.nodesAbove(lo, hi), maxLevels*entries)
+	}
+	const half = 2
+	capacity := disk.ExtentNodeCapacity(m.Cache.BlockSize())
+	h := disk.DecodeExtentHeader(m.Root)
+	depth := int(h.Depth)
+	nodes := 0
+	for height := 0; height < maxHeight; height++ {
+		if height >= depth && rootEntries(&h, height)+entries <= rootCapacity {
+			break
+		}
+		// A node that is there may be full, and is split by the first new entry. From
+		// then on each node has half of its entries at least.
+		full := places
+		switch above := depth - height; {
+		case above <= 0:
+			full = 1 // what the root has
+		case above == 1:
+			full = min(places, int(h.Entries))
+		case above == 2:
+			full = min(places, int(h.Entries)*capacity)
+		}
+		n := full + (entries+capacity/half-1)/(capacity/half)
+		nodes += n
+		places, entries = n, n
+	}
+	return nodes
+}
+
+// rootEntries is how many entries the root has at some height, not below its own.
+func rootEntries(h *disk.ExtentHeader, height int) int {
+	if height == int(h.Depth) {
+		return int(h.Entries)
+	}
+	return 1
+}
+
 // spliceCredits is what n splices take that together add so many entries.
 func (m *Map) spliceCredits(n, add int) Credits {
 	if !m.Tree {

@@ -337,6 +337,12 @@ func (l *Log) Commit(tid uint32) error {
 	return l.wait(t)
 }
 
+// Committed tells whether transaction tid is durable.
+func (l *Log) Committed(tid uint32) bool { return later(l.committed.Load(), tid) }
+
+// Running is the transaction that takes changes now.
+func (l *Log) Running() uint32 { return l.running.Load().tid }
+
 // wait waits for the end of a commit.
 func (l *Log) wait(t *transaction) error {
 	select {
