@@ -152,16 +152,24 @@ func (fs *FS) fits(in *inode, end int) bool {
 // becomes the first or the last such time, and inodes of the old size have whole
 // seconds.
 func (fs *FS) timestamp(t time.Time) disk.Timestamp {
-	const first, lastOld, last = -1 << 31, 1<<31 - 1, 1<<34 - 1<<31 - 1
-	end := int64(last)
+	first, last := fs.TimeRange()
 	ts := disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
 	if fs.geo.InodeSize == disk.InodeSizeOld {
-		end, ts.Nsec = lastOld, 0
+		ts.Nsec = 0
 	}
-	if ts.Sec <= first || ts.Sec >= end {
-		ts = disk.Timestamp{Sec: min(max(ts.Sec, first), end)}
+	if ts.Sec <= first || ts.Sec >= last {
+		ts = disk.Timestamp{Sec: min(max(ts.Sec, first), last)}
 	}
 	return ts
+}
+
+// TimeRange is the first and the last second that inodes can have as a time.
+func (fs *FS) TimeRange() (first, last int64) {
+	const epoch, lastOld, end = -1 << 31, 1<<31 - 1, 1<<34 - 1<<31 - 1
+	if fs.geo.InodeSize == disk.InodeSizeOld {
+		return epoch, lastOld
+	}
+	return epoch, end
 }
 
 // Fsync returns once the inode, its content and its name are durable as they

@@ -198,6 +198,15 @@ func (fs *FS) checkJournalDevice(dev blockdev.Device) error {
 	return nil
 }
 
+// DataElsewhere says why file data is not everywhere where mappings say, but has to be
+// read by the filesystem itself; or nothing.
+func (fs *FS) DataElsewhere() string {
+	if fs.dev != fs.base {
+		return "the journal was replayed in memory only, and may hold content of files"
+	}
+	return ""
+}
+
 // replay puts the recovered view in place and looks again at everything that
 // was known from the unrecovered one: the journal may carry a new superblock.
 func (fs *FS) replay(j *journal.Journal) error {

@@ -85,6 +85,15 @@ func (fs *FS) maxSize(in *inode) uint64 {
 	return min(blocks, extent.MaxPointed(fs.geo.BlockSize, count)) << fs.geo.BlockBits
 }
 
+// MaxFileSize is the size, in bytes, beyond which no file of the filesystem grows.
+func (fs *FS) MaxFileSize() uint64 {
+	in := inode{}
+	if fs.sb.Incompat&disk.IncompatExtents != 0 {
+		in.Flags = disk.FlagExtents
+	}
+	return fs.maxSize(&in)
+}
+
 // truncate is Truncate of an inode whose locks, io and mu, are both held. With
 // times it sets mtime and ctime.
 func (fs *FS) truncate(in *inode, size uint64, times bool) error {

@@ -106,7 +106,10 @@ func (fs *FS) ioEnd(ino Ino, off, n uint64, missing func(blk uint64) error) (siz
 	}
 	defer in.wunlock()
 	end := off + n
-	if in.inline() {
+	switch {
+	case !in.IsReg():
+		return 0, syscall.EINVAL
+	case in.inline():
 		return in.size, nil // whose data is where its size is
 	}
 	for blk, hi := off>>fs.geo.BlockBits, fs.roundUp(end)>>fs.geo.BlockBits; blk < hi; {

@@ -11,7 +11,7 @@ import (
 
 // Getattr reports the attributes of an inode.
 func (s *Server) Getattr(r *fuse.Request, _ *fuse.GetattrIn, out *fuse.AttrOut) syscall.Errno {
-	st, err := s.fs.Stat(inode(r.NodeID))
+	st, err := s.fs.Stat(s.inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -41,8 +41,8 @@ const statxAttributes = unix.STATX_ATTR_COMPRESSED | unix.STATX_ATTR_IMMUTABLE |
 	unix.STATX_ATTR_NODUMP | unix.STATX_ATTR_ENCRYPTED | unix.STATX_ATTR_VERITY
 
 // Statx adds the birth time and the attributes.
-func (s *Server) Statx(r *fuse.Request, _ *fuse.StatxIn, out *fuse.StatxOut) syscall.Errno {
-	st, err := s.fs.Stat(inode(r.NodeID))
+func (s *Server) Statx(r *fuse.Request, in *fuse.StatxIn, out *fuse.StatxOut) syscall.Errno {
+	st, err := s.fs.Stat(s.inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -83,13 +83,16 @@ func (s *Server) Statx(r *fuse.Request, _ *fuse.StatxIn, out *fuse.StatxOut) sys
 			x.Attributes |= f.attr
 		}
 	}
+	if o := s.moved(r.NodeID); o != nil && st.IsRegular() {
+		o.statx(in.SxMask, x)
+	}
 	out.SetAttrValid(fuse.Forever)
 	return 0
 }
 
 // Readlink returns the target of a symbolic link.
 func (s *Server) Readlink(r *fuse.Request, buf []byte) (int, syscall.Errno) {
-	target, err := s.fs.Readlink(inode(r.NodeID))
+	target, err := s.fs.Readlink(s.inode(r.NodeID))
 	if err != nil {
 		return 0, s.errno(r, err)
 	}
@@ -102,7 +105,7 @@ func (s *Server) Readlink(r *fuse.Request, buf []byte) (int, syscall.Errno) {
 
 // Getxattr returns the value of an extended attribute.
 func (s *Server) Getxattr(r *fuse.Request, name string, buf []byte) (int, syscall.Errno) {
-	value, err := s.fs.Getxattr(inode(r.NodeID), name)
+	value, err := s.fs.Getxattr(s.inode(r.NodeID), name)
 	if err != nil {
 		return 0, s.errno(r, err)
 	}
@@ -118,7 +121,7 @@ func (s *Server) Getxattr(r *fuse.Request, name string, buf []byte) (int, syscal
 // Listxattr returns the names of the extended attributes, of which those in the
 // trusted namespace are for root.
 func (s *Server) Listxattr(r *fuse.Request, buf []byte) (int, syscall.Errno) {
-	names, err := s.fs.Listxattr(inode(r.NodeID))
+	names, err := s.fs.Listxattr(s.inode(r.NodeID))
 	if err != nil {
 		return 0, s.errno(r, err)
 	}

@@ -13,7 +13,7 @@ import (
 // kernel keeps. "." of any inode and ".." of any directory come from NFS servers
 // and open_by_handle_at(2), also for inodes that the kernel has forgotten.
 func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscall.Errno {
-	ino := inode(r.NodeID)
+	ino := s.inode(r.NodeID)
 	if name != "." {
 		var err error
 		ino, err = s.fs.Lookup(ino, name)
@@ -27,11 +27,11 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 			return s.errno(r, err)
 		}
 	}
-	err := s.entry(inode(r.NodeID), ino, out)
+	err := s.entry(s.inode(r.NodeID), ino, out)
 	if errors.Is(err, syscall.ESTALE) && name != "." {
 		// A handle can be stale. A name that leads to no inode is damage, unless
 		// it was removed meanwhile.
-		if again, e := s.fs.Lookup(inode(r.NodeID), name); e == nil && again == ino {
+		if again, e := s.fs.Lookup(s.inode(r.NodeID), name); e == nil && again == ino {
 			err = fmt.Errorf("the name %q leads to inode %d, which is not in use: %w", name, ino, syscall.EUCLEAN)
 		}
 	}
@@ -65,18 +65,24 @@ func (s *Server) describe(ino ext4.Ino, out *fuse.EntryOut) error {
 	if st.Nlink == 0 && !s.fs.Held(ino) {
 		return syscall.ESTALE // deleted, waiting to be freed
 	}
-	out.NodeID = node(ino)
+	out.NodeID = s.node(ino)
 	out.Generation = uint64(s.versions.shown(ino, st.Generation))
 	out.SetEntryValid(fuse.Forever)
 	out.SetAttrValid(fuse.Forever)
 	attr(&st, &out.Attr)
+	if o := s.outside.Load(); o != nil {
+		out.Attr.Flags = o.attrFlags(&st)
+	}
 	return nil
 }
 
 // Forget takes lookups back. The last one of an inode without a name deletes it.
 func (s *Server) Forget(nodeid, nlookup uint64) {
-	if err := s.fs.Unhold(inode(nodeid), nlookup); err != nil {
+	if err := s.fs.Unhold(s.inode(nodeid), nlookup); err != nil {
 		s.log.Error("delete an inode", "nodeid", nodeid, "error", err)
+	}
+	if s.outside.Load() != nil {
+		s.fs.ForgetOutside(s.inode(nodeid))
 	}
 }
 
@@ -98,7 +104,7 @@ func (s *Server) Readdirplus(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer
 		if name := string(e.Name); name == "." || name == ".." {
 			return true // the kernel takes no lookups from these
 		}
-		if err := s.entry(inode(r.NodeID), e.Ino, out); err != nil {
+		if err := s.entry(s.inode(r.NodeID), e.Ino, out); err != nil {
 			*out = fuse.EntryOut{}
 			s.errno(r, err) // logs it
 		}
@@ -110,7 +116,7 @@ func (s *Server) list(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer, add f
 	if in.Offset >= 1<<63 {
 		return 0 // behind every entry
 	}
-	err := s.fs.ReadDir(inode(r.NodeID), int64(in.Offset), func(e ext4.Dirent) bool {
+	err := s.fs.ReadDir(s.inode(r.NodeID), int64(in.Offset), func(e ext4.Dirent) bool {
 		return add(&e) && !r.Interrupted()
 	})
 	s.accessed(r, in.Flags, err == nil || d.Len() > 0)

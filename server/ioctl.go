@@ -90,7 +90,7 @@ func (s *Server) Ioctl(r *fuse.Request, in *fuse.IoctlIn, data []byte, _ *fuse.I
 
 // inodeIoctl answers the questions about an inode.
 func (s *Server) inodeIoctl(r *fuse.Request, cmd uint32) ([]byte, syscall.Errno) {
-	st, err := s.fs.Stat(inode(r.NodeID))
+	st, err := s.fs.Stat(s.inode(r.NodeID))
 	if err != nil {
 		return nil, s.errno(r, err)
 	}
@@ -120,7 +120,7 @@ func (s *Server) setFsxattr(r *fuse.Request, data []byte) syscall.Errno {
 	if len(data) < fsxattrSize {
 		return syscall.EINVAL
 	}
-	st, err := s.fs.Stat(inode(r.NodeID))
+	st, err := s.fs.Stat(s.inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -139,11 +139,16 @@ func (s *Server) setFsxattr(r *fuse.Request, data []byte) syscall.Errno {
 }
 
 func (s *Server) changeFlags(r *fuse.Request, a ext4.Attr) syscall.Errno {
-	if err := s.fs.SetAttr(inode(r.NodeID), a); err != nil {
+	if o := s.moved(r.NodeID); o != nil {
+		if errno := o.checkFlags(r, *a.Flags); errno != 0 {
+			return errno
+		}
+	}
+	if err := s.fs.SetAttr(s.inode(r.NodeID), a); err != nil {
 		return s.errno(r, err)
 	}
 	s.stale(r)
-	return s.durable(r, inode(r.NodeID))
+	return s.durable(r, s.inode(r.NodeID))
 }
 
 // stale has the kernel ask again for the attributes of an inode, which an ioctl
@@ -190,7 +195,7 @@ func (s *Server) setVersion(r *fuse.Request, data []byte) syscall.Errno {
 	if len(data) < 4 {
 		return syscall.EINVAL
 	}
-	ino := inode(r.NodeID)
+	ino := s.inode(r.NodeID)
 	st, err := s.fs.Stat(ino)
 	if err != nil {
 		return s.errno(r, err)

@@ -12,16 +12,20 @@ import (
 // Open answers only where something can be written: a file that is immutable, or
 // can only be appended to, must be refused when it is opened. The kernel's side of
 // FUSE does not know such files, and would take data into its cache that can never
-// be written back. What is read-only needs no OPEN, and so no RELEASE.
+// be written back. What is read-only needs no OPEN, and so no RELEASE, nor does what
+// the kernel knows the flags of.
 func (s *Server) Open(r *fuse.Request, in *fuse.OpenIn, out *fuse.OpenOut) syscall.Errno {
-	if !s.writable {
+	if !s.writable || s.outside.Load() != nil {
 		return syscall.ENOSYS
 	}
-	return s.open(r, inode(r.NodeID), in.Flags, out)
+	return s.open(r, s.inode(r.NodeID), in.Flags, out)
 }
 
 func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.OpenOut) syscall.Errno {
 	out.OpenFlags = fuse.OpenKeepCache | fuse.OpenNoflush
+	if s.outside.Load() != nil {
+		return 0 // the kernel knows what it may do with the file, and keeps the books
+	}
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {
 		return 0
 	}
@@ -38,8 +42,8 @@ func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.Ope
 
 // Release knows from the flags what Open was told: there are no handles.
 func (s *Server) Release(r *fuse.Request, in *fuse.ReleaseIn) syscall.Errno {
-	if s.writable && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
-		s.writers.remove(inode(r.NodeID))
+	if s.writable && s.outside.Load() == nil && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		s.writers.remove(s.inode(r.NodeID))
 	}
 	return 0
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"syscall"
 
 	"ext4box/ext4"
@@ -13,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rootNode is the nodeid of the root directory.
+// rootNode is the nodeid of the root directory, unless the mount says otherwise.
 const rootNode = 1
 
 // maxBackground is how many asynchronous requests (readahead, direct I/O) the
@@ -32,6 +33,11 @@ type Options struct {
 	// Sync and DirSync make changes, or those of directories, durable before they
 	// are answered.
 	Sync, DirSync bool
+	// RootNode is the nodeid that the mount gave the root directory: 0 or 1 for what
+	// FUSE does, or 2, which makes every nodeid an inode number.
+	RootNode uint64
+	// Iomap says whether the kernel may move file data itself.
+	Iomap Iomap
 }
 
 // Server answers FUSE requests from one filesystem. It implements
@@ -49,9 +55,16 @@ type Server struct {
 	destroy   func()
 	sync      bool
 	dirsync   bool
+	root      uint64 // the nodeid of the root directory
 	versions  versions
 	writers   writers
 	grown     grown
+
+	iomap Iomap
+	// outside is the server's other half where the kernel moves data itself, and nil
+	// elsewhere, which is decided before there are requests.
+	outside atomic.Pointer[outside]
+	path    atomic.Pointer[string] // the way of data; see DataPath
 
 	// respells says that a name can become present or absent under another
 	// spelling, or that a directory can come to be such: what is absent is not to
@@ -64,7 +77,10 @@ var _ fuse.Operations = (*Server)(nil)
 // New returns a server for fs, which stays the caller's to close, after the
 // session has ended.
 func New(fs *ext4.FS, o Options) *Server {
-	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, writers: newWriters()}
+	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, root: o.RootNode, iomap: o.Iomap, writers: newWriters()}
+	if s.root == 0 {
+		s.root = rootNode
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -82,10 +98,7 @@ func (s *Server) Params() fuse.Params {
 			fuse.InitCacheSymlinks | fuse.InitNoOpenSupport | fuse.InitNoOpendirSupport |
 			fuse.InitExplicitInvalData | fuse.InitDontMask,
 		MaxBackground: maxBackground,
-		TimeGran:      1,
-	}
-	if s.fs.Info().InodeSize == 128 {
-		p.TimeGran = 1e9 // there is no room for less
+		TimeGran:      s.timeGran(),
 	}
 	if s.writable {
 		p.Flags |= fuse.InitHandleKillprivV2 | fuse.InitSetxattrExt | fuse.InitDirectIOAllowMmap
@@ -93,11 +106,30 @@ func (s *Server) Params() fuse.Params {
 	if s.writeback {
 		p.Flags |= fuse.InitWritebackCache
 	}
+	p.Iomap = s.noIomap() == ""
 	return p
 }
 
-// Init accepts the terms.
-func (s *Server) Init(*fuse.Request, *fuse.Protocol) syscall.Errno { return 0 }
+// timeGran is the resolution of timestamps in nanoseconds.
+func (s *Server) timeGran() uint32 {
+	if s.fs.Info().InodeSize == 128 {
+		return 1e9 // there is no room for less
+	}
+	return 1
+}
+
+// Init accepts the terms. Where they let the kernel move data itself, IomapConfig
+// decides whether it will.
+func (s *Server) Init(_ *fuse.Request, p *fuse.Protocol) syscall.Errno {
+	if p.Iomap {
+		return 0
+	}
+	why := s.noIomap()
+	if why == "" {
+		why = p.NoIomap
+	}
+	return s.moves(why, false)
+}
 
 // Destroy comes when no request will: umount(2) of a block device waits for its
 // answer.
@@ -108,9 +140,9 @@ func (s *Server) Destroy() {
 }
 
 // inode is the inode of a nodeid.
-func inode(nodeid uint64) ext4.Ino {
+func (s *Server) inode(nodeid uint64) ext4.Ino {
 	switch {
-	case nodeid == rootNode:
+	case nodeid == s.root:
 		return ext4.RootIno
 	case nodeid == uint64(ext4.RootIno) || nodeid != uint64(ext4.Ino(nodeid)):
 		return 0 // no such node; the engine answers ESTALE
@@ -119,9 +151,9 @@ func inode(nodeid uint64) ext4.Ino {
 }
 
 // node is the nodeid of an inode.
-func node(ino ext4.Ino) uint64 {
+func (s *Server) node(ino ext4.Ino) uint64 {
 	if ino == ext4.RootIno {
-		return rootNode
+		return s.root
 	}
 	return uint64(ino)
 }
@@ -137,7 +169,7 @@ func (s *Server) errno(r *fuse.Request, err error) syscall.Errno {
 		e = syscall.EIO
 	}
 	if e == syscall.EUCLEAN || e == syscall.EIO {
-		s.fs.ReportError(inode(r.NodeID), err)
+		s.fs.ReportError(s.inode(r.NodeID), err)
 		s.log.LogAttrs(context.Background(), slog.LevelError, "request failed",
 			slog.Uint64("nodeid", r.NodeID), slog.Any("op", r.Opcode), slog.Any("error", err))
 	}
@@ -146,7 +178,7 @@ func (s *Server) errno(r *fuse.Request, err error) syscall.Errno {
 
 // Statfs reports the space of the filesystem.
 func (s *Server) Statfs(r *fuse.Request, out *fuse.StatfsOut) syscall.Errno {
-	st, err := s.fs.StatfsAt(inode(r.NodeID))
+	st, err := s.fs.StatfsAt(s.inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -160,10 +192,13 @@ func (s *Server) Statfs(r *fuse.Request, out *fuse.StatfsOut) syscall.Errno {
 
 // Read fills buf from the file through the mover.
 func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscall.Errno) {
+	if o := s.moved(r.NodeID); o != nil {
+		return o.read(r, in, buf)
+	}
 	if in.Offset >= 1<<63 {
 		return 0, syscall.EINVAL
 	}
-	n, err := s.fs.ReadAt(inode(r.NodeID), buf, int64(in.Offset))
+	n, err := s.fs.ReadAt(s.inode(r.NodeID), buf, int64(in.Offset))
 	if err != nil && err != io.EOF {
 		return 0, s.errno(r, err)
 	}
@@ -175,21 +210,24 @@ func (s *Server) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscal
 // other file systems. Of FUSE it knows that it has to ask for the time again.
 func (s *Server) accessed(r *fuse.Request, flags uint32, any bool) {
 	if any && flags&unix.O_NOATIME == 0 {
-		s.fs.Accessed(inode(r.NodeID))
+		s.fs.Accessed(s.inode(r.NodeID))
 	}
 }
 
 // Lseek finds data and holes. EBUSY: too many ask at once for files that are
 // being written.
 func (s *Server) Lseek(r *fuse.Request, in *fuse.LseekIn, out *fuse.LseekOut) syscall.Errno {
+	if s.moved(r.NodeID) != nil {
+		return syscall.ENOSYS // only the kernel knows what of the file is data; it takes all for it then
+	}
 	// The kernel does not write back before it asks.
-	if s.writable && s.writers.any(inode(r.NodeID)) && !s.writers.flush(r) {
+	if s.writable && s.writers.any(s.inode(r.NodeID)) && !s.writers.flush(r) {
 		return syscall.EBUSY
 	}
 	if in.Offset >= 1<<63 {
 		return syscall.ENXIO
 	}
-	off, err := s.fs.Seek(inode(r.NodeID), int64(in.Offset), int(in.Whence))
+	off, err := s.fs.Seek(s.inode(r.NodeID), int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return s.errno(r, err)
 }

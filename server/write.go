@@ -14,7 +14,10 @@ import (
 
 // Setattr changes attributes, of which the size goes first: it can fail.
 func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut) syscall.Errno {
-	ino := inode(r.NodeID)
+	if o := s.exclusive(r.NodeID); o != nil {
+		return o.setattr(r, in, out)
+	}
+	ino := s.inode(r.NodeID)
 	if in.Valid&fuse.SetattrSize != 0 {
 		if err := s.fs.Truncate(ino, in.Size); err != nil {
 			return s.errno(r, err)
@@ -76,8 +79,8 @@ func (s *Server) Mkdir(r *fuse.Request, in *fuse.MkdirIn, name string, out *fuse
 
 // create makes an inode.
 func (s *Server) create(r *fuse.Request, name string, n ext4.NewNode, out *fuse.EntryOut) syscall.Errno {
-	dir := inode(r.NodeID)
-	n.UID, n.GID, n.Limited = r.UID, r.GID, limited(r)
+	dir := s.inode(r.NodeID)
+	n.UID, n.GID, n.Limited, n.Final = r.UID, r.GID, limited(r), s.final(r)
 	ino, err := s.fs.Create(dir, name, n)
 	if err != nil {
 		return s.errno(r, err)
@@ -85,7 +88,7 @@ func (s *Server) create(r *fuse.Request, name string, n ext4.NewNode, out *fuse.
 	if errno := s.durable(r, dir); errno != 0 {
 		return errno
 	}
-	return s.errno(r, s.entry(inode(r.NodeID), ino, out))
+	return s.errno(r, s.entry(s.inode(r.NodeID), ino, out))
 }
 
 // Create makes a file and opens it.
@@ -97,12 +100,14 @@ func (s *Server) Create(r *fuse.Request, in *fuse.CreateIn, name string, out *fu
 	if errno := s.create(r, name, n, out); errno != 0 {
 		return errno
 	}
-	return s.open(r, inode(out.NodeID), in.Flags, open)
+	return s.open(r, s.inode(out.NodeID), in.Flags, open)
 }
 
 // Tmpfile makes a file without a name and opens it.
 func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse.EntryOut, open *fuse.OpenOut) syscall.Errno {
-	ino, err := s.fs.Tmpfile(inode(r.NodeID), ext4.NewNode{Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: r.UID, GID: r.GID, Limited: limited(r)})
+	ino, err := s.fs.Tmpfile(s.inode(r.NodeID), ext4.NewNode{
+		Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: r.UID, GID: r.GID, Limited: limited(r), Final: s.final(r),
+	})
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -115,40 +120,43 @@ func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse
 
 // Link gives an inode another name.
 func (s *Server) Link(r *fuse.Request, in *fuse.LinkIn, name string, out *fuse.EntryOut) syscall.Errno {
-	ino := inode(in.OldNodeID)
-	dir := inode(r.NodeID)
+	ino := s.inode(in.OldNodeID)
+	dir := s.inode(r.NodeID)
 	if err := s.fs.LinkAs(ino, dir, name, limited(r)); err != nil {
 		return s.errno(r, err)
 	}
 	if errno := s.durable(r, dir); errno != 0 {
 		return errno
 	}
-	return s.errno(r, s.entry(inode(r.NodeID), ino, out))
+	return s.errno(r, s.entry(s.inode(r.NodeID), ino, out))
 }
 
 // Unlink and Rmdir remove names.
 func (s *Server) Unlink(r *fuse.Request, name string) syscall.Errno {
-	dir := inode(r.NodeID)
+	dir := s.inode(r.NodeID)
 	return s.settle(r, s.fs.Unlink(dir, name), dir)
 }
 
 func (s *Server) Rmdir(r *fuse.Request, name string) syscall.Errno {
-	dir := inode(r.NodeID)
+	dir := s.inode(r.NodeID)
 	return s.settle(r, s.fs.Rmdir(dir, name), dir)
 }
 
 // Rename moves a name.
 func (s *Server) Rename(r *fuse.Request, in *fuse.RenameIn, oldName, newName string) syscall.Errno {
-	from, to := inode(r.NodeID), inode(in.NewDir)
+	from, to := s.inode(r.NodeID), s.inode(in.NewDir)
 	return s.settle(r, s.fs.RenameAs(from, oldName, to, newName, in.Flags, r.UID, r.GID), from, to)
 }
 
 // Write writes through the mover.
 func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, syscall.Errno) {
+	if o := s.moved(r.NodeID); o != nil {
+		return o.write(r, in, data)
+	}
 	if in.Offset >= 1<<63 {
 		return 0, syscall.EFBIG
 	}
-	ino := inode(r.NodeID)
+	ino := s.inode(r.NodeID)
 	if in.WriteFlags&fuse.WriteCache != 0 {
 		return s.writeBack(r, ino, data, int64(in.Offset))
 	}
@@ -212,7 +220,10 @@ func limited(r *fuse.Request) bool { return r.UID != 0 }
 
 // Fallocate changes how a range is backed.
 func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno {
-	ino := inode(r.NodeID)
+	if o := s.moved(r.NodeID); o != nil {
+		return o.fallocate(r, in)
+	}
+	ino := s.inode(r.NodeID)
 	err := s.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, limited(r))
 	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EROFS) {
 		// The kernel leaves this to us, without a flag that says who may keep
@@ -227,10 +238,13 @@ const copyChunk = 1 << 20
 
 // CopyFileRange copies inside of the server.
 func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint64, syscall.Errno) {
+	if s.outside.Load() != nil {
+		return 0, syscall.EOPNOTSUPP // the kernel copies through its cache, which is all there is
+	}
 	if in.Flags != 0 || in.OffIn >= 1<<63 || in.OffOut >= 1<<63 {
 		return 0, syscall.EINVAL
 	}
-	if err := s.killPriv(r, inode(in.NodeIDOut), r.UID != 0); err != nil {
+	if err := s.killPriv(r, s.inode(in.NodeIDOut), r.UID != 0); err != nil {
 		return 0, s.errno(r, err)
 	}
 	buf := make([]byte, min(in.Len, copyChunk))
@@ -238,11 +252,11 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 	// Interrupted or not, to have copied nothing would mean the end of the file.
 	for done < in.Len && (done == 0 || !r.Interrupted()) {
 		part := buf[:min(uint64(len(buf)), in.Len-done)]
-		n, err := s.fs.ReadAt(inode(r.NodeID), part, int64(in.OffIn+done))
+		n, err := s.fs.ReadAt(s.inode(r.NodeID), part, int64(in.OffIn+done))
 		end := errors.Is(err, io.EOF)
 		s.accessed(r, 0, n > 0)
 		if err == nil || end {
-			n, err = s.write(r, inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
+			n, err = s.write(r, s.inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
 		}
 		done += uint64(n)
 		if err != nil && done == 0 {
@@ -252,12 +266,15 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 			break
 		}
 	}
-	return done, s.durable(r, inode(in.NodeIDOut))
+	return done, s.durable(r, s.inode(in.NodeIDOut))
 }
 
 // Setxattr and Removexattr change extended attributes.
 func (s *Server) Setxattr(r *fuse.Request, in *fuse.SetxattrIn, name string, value []byte) syscall.Errno {
-	ino := inode(r.NodeID)
+	if o := s.exclusive(r.NodeID); o != nil && isACL(name) {
+		return o.setACL(r, in, name, value)
+	}
+	ino := s.inode(r.NodeID)
 	if err := s.fs.SetxattrAs(ino, name, value, int(in.Flags), limited(r)); err != nil {
 		return s.errno(r, err)
 	}
@@ -270,7 +287,10 @@ func (s *Server) Setxattr(r *fuse.Request, in *fuse.SetxattrIn, name string, val
 }
 
 func (s *Server) Removexattr(r *fuse.Request, name string) syscall.Errno {
-	ino := inode(r.NodeID)
+	if o := s.exclusive(r.NodeID); o != nil && isACL(name) {
+		return o.removeACL(r, name)
+	}
+	ino := s.inode(r.NodeID)
 	return s.settle(r, s.fs.Removexattr(ino, name), ino)
 }
 
@@ -278,15 +298,17 @@ func (s *Server) Removexattr(r *fuse.Request, name string) syscall.Errno {
 // known, and the kernel, which keeps all other attributes of what it writes back
 // up to date, is to learn how many they are.
 func (s *Server) Fsync(r *fuse.Request, _ *fuse.FsyncIn) syscall.Errno {
-	if err := s.fs.Fsync(inode(r.NodeID)); err != nil {
+	if err := s.fs.Fsync(s.inode(r.NodeID)); err != nil {
 		return s.errno(r, err)
 	}
-	s.stale(r)
+	if s.moved(r.NodeID) == nil {
+		s.stale(r)
+	}
 	return 0
 }
 
 func (s *Server) Fsyncdir(r *fuse.Request, _ *fuse.FsyncIn) syscall.Errno {
-	return s.errno(r, s.fs.Fsync(inode(r.NodeID)))
+	return s.errno(r, s.fs.Fsync(s.inode(r.NodeID)))
 }
 
 // Syncfs makes everything durable.
