@@ -26,6 +26,13 @@
 // writable window that ends inside an alignment unit, where writing that last
 // unit would change bytes that are not ours or make the file longer.
 //
+// The first of them can turn out late, when the host refuses a request. Where the
+// kernel moves file data past the page cache of the same block device that would be
+// dangerous: a block of metadata that was read or written through the cache stays there
+// when it is freed, and becomes somebody's data. [File.KeepDirect] is for that: it
+// makes sure that nothing goes through the cache, for ever. The partition table is
+// read through it before, but never written.
+//
 // Requests that direct I/O cannot take are copied through aligned pooled
 // buffers. A write that covers only a part of a sector reads the sector,
 // changes it and writes it back.

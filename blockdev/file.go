@@ -86,8 +86,10 @@ func (f *File) IsBlockDevice() bool { return f.block }
 func (f *File) Direct() bool { return f.direct.Load() }
 
 // KeepDirect keeps requests from ever going through the host's page cache, for somebody
-// else moves data past it: what the host refuses to do directly fails from now on.
-// EINVAL: there is no direct I/O to the file, or not any longer.
+// else moves data past it: what the host refuses to do directly fails from now on. What
+// others have left in the page cache of a block device before, and could reach it
+// over newer data, is on the device when it returns. EINVAL: there is no direct I/O to
+// the file, or not any longer.
 func (f *File) KeepDirect() error {
 	f.degrading.Lock()
 	defer f.degrading.Unlock()
@@ -95,7 +97,19 @@ func (f *File) KeepDirect() error {
 		return causef(syscall.EINVAL, "%s: there is no direct I/O to it", f.name)
 	}
 	f.strict.Store(true)
-	return nil
+	if f.ro {
+		return nil
+	}
+	return f.Flush()
+}
+
+// DirectAlign is what direct I/O asks of addresses and of offsets, in bytes; zeros if
+// requests are not direct.
+func (f *File) DirectAlign() (mem, offset int) {
+	if !f.direct.Load() {
+		return 0, 0
+	}
+	return f.mem, f.ioAlign
 }
 
 // Fd is the underlying descriptor, for handing it to the kernel. It is valid

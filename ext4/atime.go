@@ -104,6 +104,9 @@ func (a *accessTimes) add(fs *FS, in *inode) bool {
 	case wait <= 0:
 		wait = journal.DefaultInterval
 	}
+	if wait == 0 && fs.w.freeze.on() {
+		wait = journal.DefaultInterval
+	}
 	if a.timer == nil {
 		a.writes.Add(1)
 		a.timer = time.AfterFunc(wait, func() {
@@ -150,6 +153,11 @@ func (fs *FS) storeTimes() error {
 		in := inodes[ino]
 		if err == nil {
 			err = fs.storeTime(in)
+		}
+		if errors.Is(err, journal.ErrFrozen) {
+			if err = nil; fs.w.times.add(fs, in) {
+				continue // until later
+			}
 		}
 		in.put()
 	}

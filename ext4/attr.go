@@ -185,7 +185,7 @@ func (fs *FS) Fsync(ino Ino) error {
 	if in.accessed {
 		in.mu.RUnlock()
 		err := fs.storeTime(in)
-		if in.mu.RLock(); err != nil {
+		if in.mu.RLock(); err != nil && !errors.Is(err, journal.ErrFrozen) {
 			in.runlock()
 			return err
 		}

@@ -22,10 +22,18 @@ func (fs *FS) noteOpened(sb *disk.Superblock) {
 		clear(sb.LastMounted[:])
 		copy(sb.LastMounted[:], path)
 	}
+	fs.noteInUse(sb)
+}
+
+// noteInUse makes the superblock say that not everything is at home.
+func (fs *FS) noteInUse(sb *disk.Superblock) {
 	if sb.Compat&disk.CompatHasJournal != 0 {
 		sb.Incompat |= disk.IncompatRecover
 	} else {
 		sb.State &^= disk.StateValid
+	}
+	if fs.w.orphanFile != nil {
+		sb.ROCompat |= disk.ROCompatOrphanPresent
 	}
 }
 

@@ -158,6 +158,15 @@ func (fs *FS) writeDamage() {
 	}
 }
 
+// resume is for when the filesystem can be written again.
+func (d *damage) resume(fs *FS) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dirty && d.policy == OnErrorContinue {
+		d.schedule(fs)
+	}
+}
+
 // apply makes a superblock say what was found.
 func (d *damage) apply(sb *disk.Superblock) {
 	d.mu.Lock()

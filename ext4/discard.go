@@ -24,6 +24,8 @@ type discards struct {
 	runs   []balloc.Run
 	kick   chan struct{}
 	closed bool // the device cannot, or the filesystem is being closed
+
+	working sync.Mutex // held while the device is told; comes first
 	done   chan struct{}
 }
 
@@ -60,7 +62,10 @@ func (d *discards) run() {
 			for i++; i < len(runs) && runs[i].Start <= end; i++ {
 				end = max(end, runs[i].End())
 			}
-			if _, err := d.fs.w.groups.Trim(start, end, 1, d.fs.discard); err != nil && !d.goOn(err) {
+			d.working.Lock()
+			_, err := d.fs.w.groups.Trim(start, end, 1, d.fs.discard)
+			d.working.Unlock()
+			if err != nil && !d.goOn(err) {
 				return
 			}
 		}
@@ -78,6 +83,19 @@ func (d *discards) goOn(err error) bool {
 	defer d.mu.Unlock()
 	d.closed, d.runs = true, nil
 	return false
+}
+
+// pause returns when the device is being told nothing, which goes on until resume.
+func (d *discards) pause() {
+	if d != nil {
+		d.working.Lock()
+	}
+}
+
+func (d *discards) resume() {
+	if d != nil {
+		d.working.Unlock()
+	}
 }
 
 // close returns when what was freed is discarded. Nothing may be freed any more.

@@ -107,7 +107,7 @@ func (fs *FS) removeIno(dir Ino, name string, ino Ino, wantDir bool) error {
 	gone := err == nil && in.Links == 0
 	locked.unlock()
 	if gone && !fs.w.holds.held(ino) {
-		return fs.reap(ino)
+		return fs.reapOnceThawed(ino)
 	}
 	return err
 }

@@ -82,13 +82,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 		return err
 	}
 	fs.warnUnchecked()
-	err := fs.writeSuper(func(sb *disk.Superblock) {
-		fs.noteOpened(sb)
-		if fs.w.orphanFile != nil {
-			sb.ROCompat |= disk.ROCompatOrphanPresent
-		}
-	})
-	if err != nil {
+	if err := fs.writeSuper(fs.noteOpened); err != nil {
 		return errors.Join(err, fs.closeWriter())
 	}
 	fs.openQuotas()
@@ -200,6 +194,7 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 func (fs *FS) closeWriter() error {
 	w := fs.w
 	w.ahead.stop()
+	err := fs.thaw()
 	fs.closeTimes()
 	w.damage.stop()
 	defer w.discards.close()
@@ -207,7 +202,6 @@ func (fs *FS) closeWriter() error {
 		_ = w.log.Close() // tells that it was aborted, which is what was asked for
 		return nil
 	}
-	var err error
 	// Nobody can come back to what is still held.
 	for _, ino := range append(w.orphans.all(), w.orphanFile.all()...) {
 		w.holds.mu.Lock()
@@ -223,7 +217,15 @@ func (fs *FS) closeWriter() error {
 	if e := w.log.Close(); e != nil {
 		return errors.Join(err, e)
 	}
+	return errors.Join(err, fs.markClean())
+}
+
+// markClean makes the superblock say that everything is at home, as it must be. The
+// journal must not have the superblock.
+func (fs *FS) markClean() error {
+	w := fs.w
 	clusters, inodes := w.groups.Delta()
+	var err error
 	totals := balloc.Totals{
 		FreeClusters: uint64(int64(fs.sb.FreeBlocks>>fs.geo.ClusterBits) + clusters),
 		FreeInodes:   uint64(int64(fs.sb.FreeInodes) + inodes),
@@ -231,7 +233,7 @@ func (fs *FS) closeWriter() error {
 	if fs.recovery.Needed {
 		// After a crash the counts in the superblock were outdated.
 		t, e := w.groups.Totals()
-		totals, err = t, errors.Join(err, e)
+		totals, err = t, e
 	}
 	return errors.Join(err, fs.writeSuper(func(sb *disk.Superblock) {
 		sb.FreeBlocks = totals.FreeClusters << fs.geo.ClusterBits

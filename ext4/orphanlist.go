@@ -148,7 +148,7 @@ func (fs *FS) Unhold(ino Ino, n uint64) error {
 	if !fs.w.orphans.has(ino) && !fs.w.orphanFile.has(ino) {
 		return nil
 	}
-	return fs.reap(ino)
+	return fs.reapOnceThawed(ino)
 }
 
 // Held tells whether somebody holds the inode.

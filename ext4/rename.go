@@ -94,7 +94,7 @@ func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, 
 	gone := err == nil && r.victim != nil && r.victim.Links == 0
 	locked.unlock()
 	if gone && !fs.w.holds.held(victim) {
-		return fs.reap(victim)
+		return fs.reapOnceThawed(victim)
 	}
 	return err
 }

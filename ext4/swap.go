@@ -38,7 +38,7 @@ func (fs *FS) SetSwap(ino Ino, on bool) error {
 	in.wunlock()
 	in.put()
 	if gone && !fs.w.holds.held(ino) {
-		return fs.reap(ino)
+		return fs.reapOnceThawed(ino)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"syscall"
+
+	"ext4box/ext4/internal/journal"
 )
 
 // Trim tells the device that it need not keep what is in the free blocks of the
@@ -42,6 +44,9 @@ func (fs *FS) Trim(start, n, least uint64, stop func() bool) (uint64, error) {
 
 // discard tells the device that blocks are free.
 func (fs *FS) discard(start, n uint64) error {
+	if fs.w.freeze.on() {
+		return journal.ErrFrozen
+	}
 	err := fs.base.Discard(int64(start)<<fs.geo.BlockBits, int64(n)<<fs.geo.BlockBits)
 	if errors.Is(err, syscall.EBUSY) {
 		return nil // a thin pool that shares the blocks with a snapshot

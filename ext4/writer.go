@@ -37,6 +37,7 @@ type writer struct {
 	orphanFile *orphanFile
 	holds      holds
 	reaped     atomic.Uint64 // inodes deleted since the filesystem was opened
+	freeze     freeze
 
 	hasXattrs atomic.Bool // the feature ext_attr was set
 

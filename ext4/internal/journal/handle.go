@@ -47,8 +47,8 @@ var _ buffer.Tx = (*Handle)(nil)
 
 // Begin opens a handle in the running transaction. It waits while that one is
 // being closed, or is too full, or the log is. It fails with an error that is
-// EROFS after an abort or Close, and with ENOSPC for credits beyond
-// [Log.MaxCredits].
+// EROFS after an abort or Close, with [ErrFrozen] between Freeze and Thaw, and with
+// ENOSPC for credits beyond [Log.MaxCredits].
 func (l *Log) Begin(c Credits) (*Handle, error) {
 	if l.stopped.Load() != nil {
 		return nil, l.beginErr()
@@ -59,6 +59,11 @@ func (l *Log) Begin(c Credits) (*Handle, error) {
 		if t, err = l.waitToJoin(c); err != nil {
 			return nil, err
 		}
+	}
+	if l.frozen.Load() {
+		// Whoever set this either sees the handle and waits for it, or is seen.
+		t.leave(c.Blocks, c.Revokes)
+		return nil, ErrFrozen
 	}
 	h := l.handles.Get().(*Handle)
 	*h = Handle{log: l, txn: t, asked: c, left: c}

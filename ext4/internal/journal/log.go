@@ -92,6 +92,7 @@ type Log struct {
 	running atomic.Pointer[transaction]
 
 	stopped        atomic.Pointer[stopReason]
+	frozen         atomic.Bool
 	dead           chan struct{} // closed after an abort
 	quit           chan struct{} // closed by Close
 	kickCommit     chan struct{}
@@ -444,6 +445,23 @@ func (l *Log) Close() error {
 	})
 	return l.closeErr
 }
+
+// ErrFrozen is what Begin says while the log is frozen.
+var ErrFrozen = fmt.Errorf("the filesystem is frozen; try again when it is not: %w", syscall.EBUSY)
+
+// Freeze commits what there is and brings it all home. Until Thaw the log is empty,
+// and marked so, and nobody can open a handle. The caller must not have one open.
+func (l *Log) Freeze() error {
+	l.frozen.Store(true)
+	err := l.Checkpoint()
+	if err != nil {
+		l.frozen.Store(false)
+	}
+	return err
+}
+
+// Thaw ends what Freeze began.
+func (l *Log) Thaw() { l.frozen.Store(false) }
 
 // Stats returns what has been done so far.
 func (l *Log) Stats() Stats {

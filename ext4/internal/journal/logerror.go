@@ -54,13 +54,16 @@ func (l *Log) wakeAll() {
 	l.room.Broadcast()
 }
 
-// Usable returns the error, EROFS, that Begin would fail with after an abort or
-// Close, and nil before.
+// Usable returns the error that Begin would fail with now because of an abort, Close
+// or Freeze.
 func (l *Log) Usable() error {
-	if l.stopped.Load() == nil {
-		return nil
+	switch {
+	case l.stopped.Load() != nil:
+		return l.beginErr()
+	case l.frozen.Load():
+		return ErrFrozen
 	}
-	return l.beginErr()
+	return nil
 }
 
 // noteAbort notes the cause of an abort. It runs when nothing is committed any
