@@ -108,10 +108,24 @@ func TestFreeze(t *testing.T) {
 			}
 			want := churn(t, fs, "before")
 			file, _ := fs.Resolve("before/40")
+			past := time.Unix(1e9, 0)
+			if err := errors.Join(fs.SetAttr(file, ext4.Attr{Atime: &past}), fs.Sync()); err != nil {
+				t.Fatal(err)
+			}
 			fs.Accessed(file)
 			if err := fs.Thaw(); !errors.Is(err, syscall.EINVAL) {
 				t.Errorf("thawed what was not frozen: %v", err)
 			}
+			if err := fs.Freeze(1); err != nil {
+				t.Fatal(err)
+			}
+			if !inUse(t, copied(t, mem)) {
+				t.Error("marked clean although the kernel knows of an inode without a name")
+			}
+			if err := fs.Thaw(); err != nil {
+				t.Fatal(err)
+			}
+			fs.Accessed(file)
 			if err := fs.Freeze(0); err != nil {
 				t.Fatal(err)
 			}
@@ -142,9 +156,15 @@ func TestFreeze(t *testing.T) {
 			if n := dev.Counts().Writes - writes; n > 0 {
 				t.Errorf("%d writes while it was frozen", n)
 			}
-			if frozen, err := ext4.Open(mem.Clone(), ext4.Options{}); err != nil || frozen.Recovery().Needed {
-				t.Errorf("the copy: %v, %+v", err, frozen.Recovery())
+			if frozen, err := ext4.Open(mem.Clone(), ext4.Options{}); err != nil {
+				t.Error(err)
 			} else {
+				if r := frozen.Recovery(); r.Needed {
+					t.Errorf("the copy has to be recovered: %+v", r)
+				}
+				if st, err := frozen.Stat(file); err != nil || st.Atime.Unix() == 1e9 {
+					t.Errorf("the copy has no access time: %+v, %v", st, err)
+				}
 				hasContent(t, frozen, want)
 				frozen.Close()
 			}
