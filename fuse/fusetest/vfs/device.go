@@ -147,8 +147,8 @@ func (in *inode) readDevice(m *mapping, p []byte, pos uint64) syscall.Errno {
 }
 
 // writeDevice writes data to an address.
-func (in *inode) writeDevice(dev uint32, addr uint64, p []byte, pos uint64) syscall.Errno {
-	in.fs.hold(&Event{Stage: DeviceWrite, NodeID: in.nodeid, Pos: pos, Count: uint64(len(p)), Dev: dev, Addr: addr}, nil)
+func (in *inode) writeDevice(dev uint32, addr uint64, p []byte, pos uint64, detached func()) syscall.Errno {
+	in.fs.hold(&Event{Stage: DeviceWrite, NodeID: in.nodeid, Pos: pos, Count: uint64(len(p)), Dev: dev, Addr: addr}, detached)
 	b := in.fs.backing(dev)
 	if b == nil || addr+uint64(len(p)) > uint64(b.dev.Size()) {
 		in.fs.violate("node %d: data at %d is written to %d of device %d, behind its end", in.nodeid, pos, addr, dev)

@@ -83,7 +83,7 @@ func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno)
 	case trunc && atomic:
 		in.truncated()
 	case trunc:
-		if errno := in.truncate(c, 0, fuse.SetattrValid(0)); errno != 0 {
+		if errno := fs.truncateFor(c, in); errno != 0 {
 			f.release()
 			return nil, errno
 		}
@@ -92,6 +92,13 @@ func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno)
 		in.dropPages(0, toEOF)
 	}
 	return f, 0
+}
+
+// truncateFor is the truncation of open(2) where the server does not do it itself.
+func (fs *FS) truncateFor(c caller, in *inode) syscall.Errno {
+	done := fs.startWrite()
+	defer done()
+	return in.truncate(c, 0)
 }
 
 // newFile makes the file of an OPEN or CREATE that has succeeded. quiet says that the server does not

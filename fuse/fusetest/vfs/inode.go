@@ -32,7 +32,7 @@ type inode struct {
 
 	// Under fs.mu.
 	refs    int           // dentries, open files and calls that use it
-	nlookup uint64        // to be forgotten
+	nlookup uint64        // to be taken back by FORGET
 	freed   chan struct{} // closed when it is gone; not nil while it is being evicted
 
 	mu        sync.Mutex
@@ -158,8 +158,11 @@ func (in *inode) instantiate(a *fuse.Attr) {
 	in.known = sizeKnown{a.Size, a.Size}
 }
 
-// sentAt is what was known of sizes when a request was sent whose reply carries attributes.
-type sentAt map[*inode]uint64
+// sentAt is what was known of sizes when a request was sent whose reply carries attributes: it cannot
+// tell less, but a change of size may have overtaken it.
+type sentAt map[*inode]sizeAt
+
+type sizeAt struct{ version, min uint64 }
 
 // sent notes the state of inodes before a request.
 func sent(list ...*inode) sentAt {
@@ -167,7 +170,7 @@ func sent(list ...*inode) sentAt {
 	for _, in := range list {
 		if in != nil {
 			in.mu.Lock()
-			s[in] = in.version
+			s[in] = sizeAt{in.version, in.known.min}
 			in.mu.Unlock()
 		}
 	}
@@ -184,8 +187,8 @@ func (in *inode) applyAttr(a *fuse.Attr, valid uint64, nsec uint32, at sentAt) {
 	if a.Ino != in.ino {
 		complaint, bad = "the inode number of node %d has changed from %d to %d", []any{in.nodeid, in.ino, a.Ino}
 	}
-	version, tracked := at[in]
-	current := tracked && version == in.version
+	then, tracked := at[in]
+	current := tracked && then.version == in.version
 	old := in.attr
 	in.attr = *a
 	in.attr.Flags = old.Flags
@@ -197,11 +200,13 @@ func (in *inode) applyAttr(a *fuse.Attr, valid uint64, nsec uint32, at sentAt) {
 	switch {
 	case in.mapped():
 		if current {
-			if a.Size < in.known.min || a.Size > in.known.max {
+			if a.Size < then.min || a.Size > in.known.max {
 				complaint = "node %d: attributes say that a size of %d is recorded, it must be between %d and %d"
-				bad = []any{in.nodeid, a.Size, in.known.min, in.known.max}
+				bad = []any{in.nodeid, a.Size, then.min, in.known.max}
 			}
-			in.disksize = a.Size
+			if a.Size >= in.known.min || a.Size < then.min {
+				in.disksize = a.Size
+			}
 		}
 	case in.ownsTimes():
 	default:

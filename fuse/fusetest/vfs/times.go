@@ -1,0 +1,149 @@
+package vfs
+
+import (
+	"syscall"
+
+	"ext4box/fuse"
+)
+
+// now is the coarse time in the granularity of the filesystem.
+func (fs *FS) now() (sec uint64, nsec uint32) {
+	t := fs.cfg.Now()
+	n := uint32(t.Nanosecond())
+	return uint64(t.Unix()), n - n%fs.timeGran
+}
+
+// modified takes note of a change of data, at a time that reaches the server later.
+func (in *inode) modified() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.ownsTimes() {
+		return
+	}
+	a := &in.attr
+	a.Mtime, a.MtimeNsec = in.fs.now()
+	a.Ctime, a.CtimeNsec = a.Mtime, a.MtimeNsec
+	in.timesOut = true
+}
+
+// flushTimes sends the times that the server does not know.
+func (in *inode) flushTimes() syscall.Errno {
+	in.mu.Lock()
+	if !in.timesOut || in.bad {
+		in.mu.Unlock()
+		return 0
+	}
+	in.timesOut = false
+	msg := fuse.SetattrIn{Valid: fuse.SetattrMtime | fuse.SetattrCtime}
+	in.putTimes(&msg)
+	in.mu.Unlock()
+	errno := in.setattr(kernelTask, &msg)
+	if errno != 0 {
+		in.mu.Lock()
+		in.timesOut = true
+		in.mu.Unlock()
+	}
+	return errno
+}
+
+// putTimes fills in the times of a SETATTR; mu is held. Only with mappings is atime the kernel's.
+func (in *inode) putTimes(msg *fuse.SetattrIn) {
+	a := &in.attr
+	if in.mapped() {
+		msg.Valid |= fuse.SetattrAtime
+	}
+	msg.Atime, msg.AtimeNsec = a.Atime, a.AtimeNsec
+	msg.Mtime, msg.MtimeNsec = a.Mtime, a.MtimeNsec
+	msg.Ctime, msg.CtimeNsec = a.Ctime, a.CtimeNsec
+}
+
+// setattr sends SETATTR and takes over the reply, except of a size, which the caller deals with.
+func (in *inode) setattr(c caller, msg *fuse.SetattrIn) syscall.Errno {
+	at := sent(in)
+	payload, errno := in.fs.request(c, fuse.OpSetattr, in.nodeid, structure(msg))
+	if errno != 0 {
+		return errno
+	}
+	out := decode[fuse.AttrOut](payload)
+	if out.Attr.Mode&syscall.S_IFMT != in.typ {
+		in.fs.violate("SETATTR of node %d: the reply has mode %o", in.nodeid, out.Attr.Mode)
+		in.makeBad()
+		return syscall.EIO
+	}
+	in.applyAttr(&out.Attr, out.AttrValid, out.AttrValidNsec, at)
+	return 0
+}
+
+// writeInode writes back data and then times, as write_inode_now does.
+func (in *inode) writeInode() syscall.Errno {
+	if !in.regular() {
+		return in.flushTimes()
+	}
+	errno := in.writePages(0, toEOF)
+	if e := in.flushTimes(); errno == 0 {
+		errno = e
+	}
+	return errno
+}
+
+// removePrivs takes set-user-id, set-group-id and capabilities away before a write, a truncation or a
+// preallocation. rwsem is held.
+func (in *inode) removePrivs(c caller) syscall.Errno {
+	mode, kill := in.killMode(c)
+	caps, errno := in.hasCapability(c)
+	if errno != 0 {
+		return errno
+	}
+	if caps {
+		_, errno := in.fs.request(c, fuse.OpRemovexattr, in.nodeid, append([]byte("security.capability"), 0))
+		if errno != 0 && errno != syscall.ENODATA {
+			return errno
+		}
+	}
+	if kill {
+		return in.setattr(c, &fuse.SetattrIn{Valid: fuse.SetattrMode, Mode: mode})
+	}
+	return 0
+}
+
+// killMode is the mode without what a write by this caller takes away.
+func (in *inode) killMode(c caller) (mode uint32, kill bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	mode = in.attr.Mode
+	if c.uid == 0 || !in.mapped() {
+		return mode, false
+	}
+	strip := uint32(syscall.S_ISUID)
+	if mode&syscall.S_IXGRP != 0 {
+		strip |= syscall.S_ISGID
+	}
+	return mode &^ strip, mode&strip != 0
+}
+
+// hasCapability asks whether there is a file capability: once for each refresh of the attributes where
+// HANDLE_KILLPRIV_V2 is in force, otherwise for each call.
+func (in *inode) hasCapability(c caller) (bool, syscall.Errno) {
+	in.mu.Lock()
+	nosec := in.nosec
+	in.mu.Unlock()
+	if nosec || in.fs.unsupported(fuse.OpGetxattr) {
+		return false, 0
+	}
+	payload, errno := in.fs.request(c, fuse.OpGetxattr, in.nodeid, structure(&[2]uint32{}), append([]byte("security.capability"), 0))
+	switch errno {
+	case 0:
+	case syscall.ENOSYS:
+		in.fs.without(fuse.OpGetxattr)
+	case syscall.ENODATA, syscall.EOPNOTSUPP:
+	default:
+		return false, errno
+	}
+	caps := errno == 0 && decode[uint32](payload) > 0
+	if !caps && in.fs.flags&fuse.InitHandleKillprivV2 != 0 {
+		in.mu.Lock()
+		in.nosec = true
+		in.mu.Unlock()
+	}
+	return caps, 0
+}
