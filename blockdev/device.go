@@ -57,23 +57,6 @@ type Named interface {
 	Name() string
 }
 
-// DirectAligned is implemented by devices that know what direct I/O asks of those who
-// move data to and from them.
-type DirectAligned interface {
-	// DirectAlign is the alignment of addresses and of offsets, in bytes; zeros when
-	// there is no direct I/O.
-	DirectAlign() (mem, offset int)
-}
-
-// DirectAlign returns what direct I/O to dev asks of addresses and offsets, or zeros
-// when dev does not know.
-func DirectAlign(dev Device) (mem, offset int) {
-	if d, ok := dev.(DirectAligned); ok {
-		return d.DirectAlign()
-	}
-	return 0, 0
-}
-
 // SectorSize returns the logical sector size of dev in bytes, or 0 when dev
 // does not know it.
 func SectorSize(dev Device) int {

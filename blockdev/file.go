@@ -103,15 +103,6 @@ func (f *File) KeepDirect() error {
 	return f.Flush()
 }
 
-// DirectAlign is what direct I/O asks of addresses and of offsets, in bytes; zeros if
-// requests are not direct.
-func (f *File) DirectAlign() (mem, offset int) {
-	if !f.direct.Load() {
-		return 0, 0
-	}
-	return f.mem, f.ioAlign
-}
-
 // Fd is the underlying descriptor, for handing it to the kernel. It is valid
 // until Close.
 func (f *File) Fd() uintptr { return f.h.fd() }

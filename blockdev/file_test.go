@@ -242,15 +242,6 @@ func TestKeepDirect(t *testing.T) {
 	if err := f.KeepDirect(); err != nil {
 		t.Fatal(err)
 	}
-	if mem, off := f.DirectAlign(); mem != 4096 || off != 4096 {
-		t.Errorf("alignment %d, %d", mem, off)
-	}
-	if mem, off := DirectAlign(Range(f, 512, 8192)); mem != 0 || off != 0 {
-		t.Errorf("alignment of an odd window: %d, %d", mem, off)
-	}
-	if mem, off := DirectAlign(Range(f, 8192, 8192)); mem != 4096 || off != 4096 {
-		t.Errorf("alignment of a window: %d, %d", mem, off)
-	}
 	exercise(t, f, 3)
 	h.refuse = true
 	buf := make([]byte, 4096)
@@ -266,9 +257,6 @@ func TestKeepDirect(t *testing.T) {
 	odd := fakeFile(t, &fakeHandle{data: noise(1<<20, 1), align: 4096}, Options{Offset: 1000})
 	if err := odd.KeepDirect(); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("where there is none: %v", err)
-	}
-	if mem, off := odd.DirectAlign(); mem != 0 || off != 0 {
-		t.Errorf("where there is none: alignment %d, %d", mem, off)
 	}
 	lost := fakeFile(t, &fakeHandle{data: noise(1<<20, 1), align: 4096, syncErr: syscall.EIO}, Options{})
 	if err := lost.KeepDirect(); !errors.Is(err, syscall.EIO) {

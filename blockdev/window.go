@@ -72,15 +72,6 @@ func (w *window) Close() error    { return w.dev.Close() }
 func (w *window) SectorSize() int { return SectorSize(w.dev) }
 func (w *window) Name() string    { return Name(w.dev) }
 
-// DirectAlign is that of the device, if the window starts where it may.
-func (w *window) DirectAlign() (mem, offset int) {
-	mem, offset = DirectAlign(w.dev)
-	if offset == 0 || w.off%int64(offset) != 0 {
-		return 0, 0
-	}
-	return mem, offset
-}
-
 // clipRead returns how many of n bytes at off a device of the given size has.
 // The error is io.EOF when these are fewer than n, EINVAL for a negative
 // offset.

@@ -53,7 +53,7 @@ func (fs *FS) Accessed(ino Ino) {
 	if err != nil {
 		return
 	}
-	now := fs.timestamp(fs.clock())
+	now := fs.timestamp(fs.Now())
 	old := fs.atimeOld(in, now)
 	in.mu.RUnlock()
 	added := false

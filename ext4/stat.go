@@ -3,7 +3,6 @@ package ext4
 import (
 	"time"
 
-	"ext4box/blockdev"
 	"ext4box/ext4/internal/disk"
 )
 
@@ -143,11 +142,4 @@ func (fs *FS) FileSize(ino Ino) (uint64, error) {
 	}
 	defer in.runlock()
 	return in.size, nil
-}
-
-// DirectAlign is what direct I/O to files asks of addresses and of offsets, in bytes,
-// for statx(2): what the device does. It is zero where the device does not know.
-func (fs *FS) DirectAlign() (mem, offset uint32) {
-	m, o := blockdev.DirectAlign(fs.base)
-	return uint32(m), uint32(o)
 }

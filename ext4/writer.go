@@ -62,10 +62,10 @@ type superblock struct {
 	off int            // of the superblock in its block
 }
 
-// clock is the present time. Where the kernel keeps the times of files itself it
+// Now is the present time, as what is made and changed has it. Where the kernel keeps the times of files itself it
 // reads a clock that only ticks, so here it is that one too: by a finer one a file
 // would be born after its first change.
-func (fs *FS) clock() time.Time {
+func (fs *FS) Now() time.Time {
 	if fs.outside != nil {
 		var ts unix.Timespec
 		if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts) == nil {
@@ -77,7 +77,7 @@ func (fs *FS) clock() time.Time {
 
 // now is the present time as inodes hold it.
 func (fs *FS) now() disk.Timestamp {
-	t := fs.clock()
+	t := fs.Now()
 	return disk.Timestamp{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())}
 }
 

@@ -2,7 +2,6 @@ package server
 
 import (
 	"syscall"
-	"time"
 
 	"ext4box/ext4"
 	"ext4box/fuse"
@@ -72,7 +71,7 @@ func (o *outside) setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut
 	}
 	a := ext4.Attr{Verbatim: true, Limited: limited(r)}
 	mode := in.Mode & 0o7777
-	atime, mtime, ctime, now := in.AtimeTime(), in.MtimeTime(), in.CtimeTime(), time.Now()
+	atime, mtime, ctime, now := in.AtimeTime(), in.MtimeTime(), in.CtimeTime(), o.fs.Now()
 	change := false
 	for _, f := range [...]struct {
 		bit   fuse.SetattrValid

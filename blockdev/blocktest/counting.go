@@ -90,9 +90,6 @@ func (c *Counting) Discard(off, n int64) error {
 // SectorSize implements blockdev.Sectored.
 func (c *Counting) SectorSize() int { return blockdev.SectorSize(c.Device) }
 
-// DirectAlign implements [blockdev.DirectAligned].
-func (c *Counting) DirectAlign() (mem, offset int) { return blockdev.DirectAlign(c.Device) }
-
 // Name implements blockdev.Named.
 func (c *Counting) Name() string { return blockdev.Name(c.Device) }
 

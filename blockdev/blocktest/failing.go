@@ -183,8 +183,5 @@ func (f *Failing) Discard(off, n int64) error {
 // SectorSize implements blockdev.Sectored.
 func (f *Failing) SectorSize() int { return blockdev.SectorSize(f.Device) }
 
-// DirectAlign implements [blockdev.DirectAligned].
-func (f *Failing) DirectAlign() (mem, offset int) { return blockdev.DirectAlign(f.Device) }
-
 // Name implements blockdev.Named.
 func (f *Failing) Name() string { return blockdev.Name(f.Device) }
