@@ -2,7 +2,8 @@
 // of the engine.
 //
 // It knows neither the disk format nor the bytes of the protocol. Nodeids are
-// inode numbers, except that the root directory, inode 2, has nodeid 1. It holds
+// inode numbers, except that the root directory, inode 2, has nodeid 1 unless the
+// mount says otherwise. It holds
 // no table of files or handles: everything a request needs is on the disk or in
 // the request. (What it counts, who has a file open for writing, only tells when
 // the kernel may have something to write back.) So OPENDIR, and OPEN of what is
@@ -12,6 +13,17 @@
 // The image belongs to this server alone, so the kernel may keep whatever it
 // has been told: names, also absent ones, attributes, directory contents, link
 // targets and file data have no expiry.
+//
+// # Two ways of data
+//
+// File data goes through the server, or, where the kernel has fuse-iomap and can use
+// the device, past it: then the server only answers where data is, and is told what
+// was written. Which way it is is decided once, by the answer to IOMAP_CONFIG, and
+// [Server.DataPath] tells. The second way has a half of the server of its own, the
+// type outside in the files iomap*.go, to which those operations go that are not the
+// same: a kernel that moves data also keeps the times, the mode and the ACLs of files,
+// and knows their flags, so OPEN has nothing to find out any more. Only of the root
+// directory it knows nothing.
 //
 // # Trust
 //
@@ -25,5 +37,6 @@
 // # Concurrency
 //
 // Operations run concurrently and share nothing but the engine, which takes
-// concurrent calls.
+// concurrent calls. The engine calls back with an inode locked, to put mappings into
+// the kernel's cache and to take them out of it; the kernel waits for nothing then.
 package server
