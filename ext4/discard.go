@@ -26,7 +26,7 @@ type discards struct {
 	closed bool // the device cannot, or the filesystem is being closed
 
 	working sync.Mutex // held while the device is told; comes first
-	done   chan struct{}
+	done    chan struct{}
 }
 
 func newDiscards(fs *FS) *discards {
