@@ -154,6 +154,14 @@ func (o *outside) fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno
 	return o.settle(r, o.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, limited(r)), ino)
 }
 
+// FreezeFS makes everything durable and keeps it so until UnfreezeFS.
+func (s *Server) FreezeFS(r *fuse.Request, in *fuse.FreezeFSIn) syscall.Errno {
+	return s.errno(r, s.fs.Freeze(in.Unlinked))
+}
+
+// UnfreezeFS lets changes happen again.
+func (s *Server) UnfreezeFS(r *fuse.Request) syscall.Errno { return s.errno(r, s.fs.Thaw()) }
+
 // ShutdownFS ends the service of files, for the device is gone.
 func (s *Server) ShutdownFS(r *fuse.Request, _ *fuse.ShutdownFSIn) syscall.Errno {
 	return s.errno(r, s.fs.Shutdown(false))

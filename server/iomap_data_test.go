@@ -389,6 +389,32 @@ func TestIomapFsync(t *testing.T) {
 	}
 }
 
+// TestIomapFreeze: what was done is on the device, and nothing follows it until the end of the freeze.
+func TestIomapFreeze(t *testing.T) {
+	b := serveBare(t, bareConfig{prepare: someFiles})
+	file := b.node("file").NodeID
+	if _, err := b.Setattr(file, fuse.SetattrIn{Valid: fuse.SetattrMode, Mode: 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	before := b.dev.Counts().Flushes
+	if err := b.Do(fuse.OpFreezeFS, 1, fusetest.Bytes(&fuse.FreezeFSIn{})).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if b.dev.Counts().Flushes == before {
+		t.Error("FREEZE does not flush")
+	}
+	if a, err := b.Getattr(file); err != nil || a.Attr.Mode&0o777 != 0o600 {
+		t.Errorf("while frozen: %+v, %v", a, err)
+	}
+	if err := b.Do(fuse.OpUnfreezeFS, 1).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Setattr(file, fuse.SetattrIn{Valid: fuse.SetattrMode, Mode: 0o644}); err != nil {
+		t.Errorf("after the freeze: %v", err)
+	}
+	b.finish(t)
+}
+
 func TestIomapShutdown(t *testing.T) {
 	b := serveBare(t, bareConfig{prepare: someFiles})
 	file := b.node("file").NodeID
