@@ -140,7 +140,7 @@ func (k *Kernel) Readdir(nodeid, pos uint64, size uint32) ([]Dirent, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	return parseDirents(r.Payload, false)
+	return ParseDirents(r.Payload, false)
 }
 
 // Readdirplus does so with attributes.
@@ -149,11 +149,12 @@ func (k *Kernel) Readdirplus(nodeid, pos uint64, size uint32) ([]Dirent, error) 
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	return parseDirents(r.Payload, true)
+	return ParseDirents(r.Payload, true)
 }
 
-// parseDirents is as strict as the kernel, and more: the kernel ignores a rest that is no entry.
-func parseDirents(b []byte, plus bool) ([]Dirent, error) {
+// ParseDirents decodes the reply to READDIR or READDIRPLUS. It is as strict as the kernel, and more: the
+// kernel ignores a rest that is no entry.
+func ParseDirents(b []byte, plus bool) ([]Dirent, error) {
 	const head = 24
 	var list []Dirent
 	for len(b) > 0 {

@@ -109,7 +109,7 @@ func TestParseDirents(t *testing.T) {
 		}
 		return b
 	}
-	list, err := parseDirents(append(entry("a", 1), entry("bcdefghi", 8)...), false)
+	list, err := ParseDirents(append(entry("a", 1), entry("bcdefghi", 8)...), false)
 	if err != nil || len(list) != 2 || list[0].Name != "a" || list[1].Name != "bcdefghi" || list[1].Ino != 5 || list[1].Next != 6 {
 		t.Errorf("%+v, %v", list, err)
 	}
@@ -120,7 +120,7 @@ func TestParseDirents(t *testing.T) {
 		"overrun":   entry("abc", 9),
 		"unpadded":  entry("abc", 3)[:27],
 	} {
-		if _, err := parseDirents(b, false); err == nil {
+		if _, err := ParseDirents(b, false); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -25,7 +25,7 @@ func (f *File) readDirect(p []byte, pos uint64, flags RWFlags) (int, syscall.Err
 }
 
 func (f *File) readDirectLocked(p []byte, pos uint64, flags RWFlags) (int, syscall.Errno) {
-	in, c := f.in, f.fs.caller()
+	in, c := f.in, f.caller()
 	in.rwsem.RLock()
 	defer in.rwsem.RUnlock()
 	size := in.size()

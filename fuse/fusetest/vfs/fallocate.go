@@ -20,7 +20,12 @@ func (f *File) Fallocate(mode uint32, off, n int64) error {
 		return syscall.EBADF
 	case !f.in.regular():
 		return syscall.ENODEV
-	case mode&^known != 0, punch && zero, punch && mode&unix.FALLOC_FL_KEEP_SIZE == 0:
+	case mode&^(known|unix.FALLOC_FL_UNSHARE_RANGE|unix.FALLOC_FL_COLLAPSE_RANGE|unix.FALLOC_FL_INSERT_RANGE) != 0,
+		punch && zero, punch && mode&unix.FALLOC_FL_KEEP_SIZE == 0:
+		return syscall.EOPNOTSUPP
+	case f.in.isImmutable(), f.in.isAppendOnly() && mode&^unix.FALLOC_FL_KEEP_SIZE != 0:
+		return syscall.EPERM
+	case mode&^known != 0: // known to the VFS, but not to FUSE
 		return syscall.EOPNOTSUPP
 	case off > math.MaxInt64-n || uint64(off+n) > f.fs.maxbytes:
 		return syscall.EFBIG
@@ -35,7 +40,7 @@ func (f *File) Fallocate(mode uint32, off, n int64) error {
 }
 
 func (f *File) fallocate(mode uint32, off, n uint64, clears bool) syscall.Errno {
-	in, c := f.in, f.fs.caller()
+	in, c := f.in, f.caller()
 	in.rwsem.Lock()
 	defer in.rwsem.Unlock()
 	in.mu.Lock()
@@ -59,7 +64,7 @@ func (f *File) fallocate(mode uint32, off, n uint64, clears bool) syscall.Errno 
 	}
 	in.modified()
 	if in.mapped() {
-		if errno := in.removePrivs(c); errno != 0 {
+		if errno := in.fs.task(c).removePrivileges(in); errno != 0 {
 			return errno
 		}
 	}

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"os"
 	"sync"
 	"syscall"
 
@@ -9,30 +10,36 @@ import (
 
 // File is an open file. Its methods are the system calls on it.
 type File struct {
+	*openFile
+	by *Task // who makes the calls
+}
+
+// As is the same open file, for calls with other rights.
+func (f *File) As(c Cred) *File { return &File{f.openFile, f.fs.As(c)} }
+
+func (f *File) task() *Task { return f.by }
+
+func (f *File) caller() caller { return f.by.caller() }
+
+// openFile is what all who use an open file share.
+type openFile struct {
 	fs    *FS
 	in    *inode
 	flags int // O_*
 	fh    uint64
 	open  fuse.OpenFlags
-	quiet bool // OPEN was answered with ENOSYS: no RELEASE
+	quiet bool     // OPEN was answered with ENOSYS: no RELEASE
+	host  *os.File // behind a device or pipe
 
 	mu     sync.Mutex
 	closed bool
 	wbSeen uint64 // the errors of writeback that were reported here
 }
 
-// openInode opens a file that exists. The reference to the inode is the file's from then on, also if
-// it fails.
-func (fs *FS) openInode(c caller, in *inode, flags int) (*File, syscall.Errno) {
-	f, errno := fs.openRequest(c, in, flags)
-	if errno != 0 {
-		fs.iput(in)
-		return nil, errno
-	}
-	return f, 0
-}
-
-func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno) {
+// openRequest opens a file or directory that exists. The reference to the inode is the file's from then on,
+// if it succeeds.
+func (t *Task) openRequest(in *inode, flags int) (*File, syscall.Errno) {
+	fs, c := t.fs, t.caller()
 	if in.isBad() {
 		return nil, syscall.EIO
 	}
@@ -42,8 +49,6 @@ func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno)
 		return nil, syscall.ETXTBSY
 	}
 	if trunc && atomic {
-		done := fs.startWrite()
-		defer done()
 		in.rwsem.Lock()
 		defer in.rwsem.Unlock()
 		in.invalidate.Lock()
@@ -74,7 +79,7 @@ func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno)
 	if trunc && atomic && quiet {
 		fs.violate("OPEN with O_TRUNC of node %d is not sent, as OPEN was answered with ENOSYS, but ATOMIC_O_TRUNC was asked for", in.nodeid)
 	}
-	f := fs.newFile(in, flags, &out, quiet)
+	f := t.newFile(in, flags, &out, quiet)
 	if errno := f.checkOpen(&out); errno != 0 {
 		f.release()
 		return nil, errno
@@ -82,11 +87,6 @@ func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno)
 	switch {
 	case trunc && atomic:
 		in.truncated()
-	case trunc:
-		if errno := fs.truncateFor(c, in); errno != 0 {
-			f.release()
-			return nil, errno
-		}
 	case in.mapped() && out.OpenFlags&(fuse.OpenKeepCache|fuse.OpenDirectIO) == 0:
 		_ = in.writePages(0, toEOF)
 		in.dropPages(0, toEOF)
@@ -94,20 +94,13 @@ func (fs *FS) openRequest(c caller, in *inode, flags int) (*File, syscall.Errno)
 	return f, 0
 }
 
-// truncateFor is the truncation of open(2) where the server does not do it itself.
-func (fs *FS) truncateFor(c caller, in *inode) syscall.Errno {
-	done := fs.startWrite()
-	defer done()
-	return in.truncate(c, 0)
-}
-
 // newFile makes the file of an OPEN or CREATE that has succeeded. quiet says that the server does not
 // want to hear of it again.
-func (fs *FS) newFile(in *inode, flags int, out *fuse.OpenOut, quiet bool) *File {
-	fs.mu.Lock()
-	fs.open++
-	fs.mu.Unlock()
-	return &File{fs: fs, in: in, flags: flags, fh: out.Fh, open: out.OpenFlags, quiet: quiet, wbSeen: in.writeback.errors()}
+func (t *Task) newFile(in *inode, flags int, out *fuse.OpenOut, quiet bool) *File {
+	t.fs.mu.Lock()
+	t.fs.open++
+	t.fs.mu.Unlock()
+	return &File{&openFile{fs: t.fs, in: in, flags: flags, fh: out.Fh, open: out.OpenFlags, quiet: quiet, wbSeen: in.writeback.errors()}, t}
 }
 
 // checkOpen refuses what the reply to OPEN or CREATE must not say.
@@ -131,6 +124,9 @@ func (f *File) Close() error {
 	if closed {
 		return syscall.EBADF
 	}
+	if f.host != nil {
+		_ = f.host.Close()
+	}
 	errno := f.flush()
 	f.release()
 	f.fs.iput(f.in)
@@ -142,12 +138,12 @@ func (f *File) flush() syscall.Errno {
 	if f.in.isBad() {
 		return syscall.EIO
 	}
-	if f.in.typ == syscall.S_IFDIR {
+	if !f.in.regular() {
 		return 0
 	}
 	errno := f.in.writeInode()
 	if f.in.mapped() || f.open&fuse.OpenNoflush == 0 {
-		e := f.fs.optional(f.fs.caller(), fuse.OpFlush, f.in.nodeid, structure(&fuse.FlushIn{Fh: f.fh, LockOwner: 1}))
+		e := f.fs.optional(f.caller(), fuse.OpFlush, f.in.nodeid, structure(&fuse.FlushIn{Fh: f.fh, LockOwner: 1}))
 		if errno == 0 {
 			errno = e
 		}

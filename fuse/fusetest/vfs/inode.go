@@ -50,6 +50,12 @@ type inode struct {
 	bad       bool
 	nosec     bool // there is no capability to be removed at a write
 	swap      bool // is a swap file
+	linkable  bool // has no name, and may get one
+	dead      bool // a directory that was removed
+	acls      [2]cachedACL
+	target    string // of a link, if known
+	bornKnown bool
+	btime     fuse.SxTime
 }
 
 // sizeKnown are the bounds of the size that the server can have recorded: at least what it has

@@ -17,6 +17,8 @@ const allFlags = fusetest.AllFlags | fuse.InitIomap
 
 // FS is a mounted filesystem. Its methods are system calls and may be called concurrently.
 type FS struct {
+	*Task // of Config.UID and GID
+
 	tb    testing.TB
 	cfg   Config
 	k     *fusetest.Kernel
@@ -36,6 +38,10 @@ type FS struct {
 	dead       atomic.Bool   // the connection is in error state
 	writers    sync.RWMutex  // sb_writers: held shared by what changes the filesystem, exclusively while frozen
 	released   sync.WaitGroup
+	renames    sync.Mutex // s_vfs_rename_mutex: held by renames between directories, outside of their locks
+	names      dentries
+	hostOnce   sync.Once
+	hostDir    string // of nodes that stand for devices and pipes
 
 	mu         sync.Mutex
 	nosys      map[fuse.Opcode]bool // answered with ENOSYS
@@ -65,6 +71,7 @@ func TryMount(tb testing.TB, ops fuse.Operations, cfg Config) (*FS, error) {
 		tb: tb, cfg: cfg.withDefaults(), nosys: map[fuse.Opcode]bool{},
 		inodes: map[uint64]*inode{}, inos: map[uint64]uint64{},
 	}
+	fs.Task = fs.As(Cred{UID: cfg.UID, GID: cfg.GID})
 	for _, part := range cfg.Expect {
 		fs.Expect(part)
 	}

@@ -87,7 +87,7 @@ func (f *File) readBuffered(p []byte, pos uint64, flags RWFlags) (int, syscall.E
 			continue
 		}
 		in.invalidate.RLock()
-		errno = in.readAhead(f.fs.caller(), at, min(uint64(len(p)-done), size-at))
+		errno = in.readAhead(f.caller(), at, min(uint64(len(p)-done), size-at))
 		in.invalidate.RUnlock()
 		if errno != 0 {
 			return done, errno
@@ -219,7 +219,7 @@ func (f *File) readClassic(p []byte, pos uint64) (int, syscall.Errno) {
 				n = int(min(uint64(n), size-pos-uint64(done)))
 			}
 		}
-		got, errno := f.in.readRequest(f.fs.caller(), f.fh, pos+uint64(done), p[done:done+n])
+		got, errno := f.in.readRequest(f.caller(), f.fh, pos+uint64(done), p[done:done+n])
 		done += got
 		if errno != 0 || got == 0 {
 			return done, errno
@@ -248,6 +248,9 @@ func (in *inode) readRequest(c caller, fh, pos uint64, p []byte) (int, syscall.E
 // writeRequest does one WRITE.
 func (in *inode) writeRequest(c caller, fh, pos uint64, p []byte, flags int) (int, syscall.Errno) {
 	msg := fuse.WriteIn{Fh: fh, Offset: pos, Size: uint32(len(p)), Flags: uint32(flags)}
+	if in.fs.flags&fuse.InitHandleKillprivV2 != 0 && !in.mapped() && !in.fs.task(c).privileged() {
+		msg.WriteFlags = fuse.WriteKillSuidgid
+	}
 	payload, errno := in.fs.request(c, fuse.OpWrite, in.nodeid, structure(&msg), p)
 	if errno != 0 {
 		return 0, errno

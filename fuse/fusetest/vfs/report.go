@@ -35,7 +35,7 @@ func (f *File) Fiemap(off, n uint64, sync bool) ([]Extent, error) {
 	in.rwsem.RLock()
 	defer in.rwsem.RUnlock()
 	var list []Extent
-	_, errno := in.iterate(f.fs.caller(), off, min(n, f.fs.maxbytes-off), iomap.Report, func(f *found, at, n uint64) (uint64, syscall.Errno) {
+	_, errno := in.iterate(f.caller(), off, min(n, f.fs.maxbytes-off), iomap.Report, func(f *found, at, n uint64) (uint64, syscall.Errno) {
 		m := f.target
 		// Extents are told whole, though asked for from the middle.
 		if m.typ != iomap.Hole && (len(list) == 0 || list[len(list)-1].Offset != m.offset) {
@@ -57,7 +57,7 @@ func (f *File) SeekData(off int64) (int64, error) { return f.seek(off, unix.SEEK
 func (f *File) SeekHole(off int64) (int64, error) { return f.seek(off, unix.SEEK_HOLE) }
 
 func (f *File) seek(off int64, whence uint32) (int64, error) {
-	in, c := f.in, f.fs.caller()
+	in, c := f.in, f.caller()
 	if !in.mapped() {
 		return f.seekRequest(off, whence)
 	}
@@ -114,7 +114,7 @@ func (in *inode) cached(pos uint64) bool {
 
 // seekRequest asks with LSEEK.
 func (f *File) seekRequest(off int64, whence uint32) (int64, error) {
-	payload, errno := f.fs.request(f.fs.caller(), fuse.OpLseek, f.in.nodeid, structure(&fuse.LseekIn{Fh: f.fh, Offset: uint64(off), Whence: whence}))
+	payload, errno := f.fs.request(f.caller(), fuse.OpLseek, f.in.nodeid, structure(&fuse.LseekIn{Fh: f.fh, Offset: uint64(off), Whence: whence}))
 	if errno != 0 {
 		return 0, errno
 	}
@@ -134,7 +134,7 @@ func (f *File) Bmap(block uint64) (uint64, error) {
 	in.rwsem.RLock()
 	defer in.rwsem.RUnlock()
 	pos := block * f.fs.blocksize
-	m, errno := in.mapAt(f.fs.caller(), pos, f.fs.blocksize, iomap.Report)
+	m, errno := in.mapAt(f.caller(), pos, f.fs.blocksize, iomap.Report)
 	if errno != 0 || m.target.typ != iomap.Mapped {
 		return 0, fail(errno)
 	}

@@ -10,7 +10,7 @@ import (
 
 // SwapOn makes the file a swap file and returns the extents that swap space would use.
 func (f *File) SwapOn() ([]Extent, error) {
-	in, c := f.in, f.fs.caller()
+	in, c := f.in, f.caller()
 	if !in.mapped() {
 		return nil, syscall.EINVAL
 	}
@@ -58,7 +58,7 @@ func (f *File) SwapOff() error {
 	if !was {
 		return syscall.EINVAL
 	}
-	return fail(in.swapEnd(f.fs.caller()))
+	return fail(in.swapEnd(f.caller()))
 }
 
 // swapEnd tells the server that the file is not, or could not become, swap space.

@@ -6,51 +6,25 @@ import (
 	"ext4box/fuse"
 )
 
-// Truncate is ftruncate(2).
-func (f *File) Truncate(size int64) error {
-	if f.flags&syscall.O_ACCMODE == syscall.O_RDONLY || size < 0 {
-		return syscall.EINVAL
-	}
-	if f.in.typ == syscall.S_IFDIR {
-		return syscall.EINVAL
-	}
-	done := f.fs.startWrite()
-	defer done()
-	return fail(f.in.truncate(f.fs.caller(), uint64(size)))
-}
-
-// truncate sets the size by SETATTR. Freeze protection is held.
-func (in *inode) truncate(c caller, size uint64) syscall.Errno {
-	in.rwsem.Lock()
-	defer in.rwsem.Unlock()
-	in.mu.Lock()
-	swap, fixed := in.swap, in.appendTo || in.immutable
-	in.mu.Unlock()
-	switch {
-	case in.isBad():
+// truncate sets the size by SETATTR, which also carries what else msg says. rwsem and freeze protection are
+// held, and whether the caller may was checked.
+func (in *inode) truncate(c caller, msg *fuse.SetattrIn) syscall.Errno {
+	if in.isBad() {
 		return syscall.EIO
-	case swap:
-		return syscall.ETXTBSY
-	case fixed:
-		return syscall.EPERM
-	case size > in.fs.maxbytes:
-		return syscall.EFBIG
-	case !in.mapped():
-		return in.truncateClassic(c, size)
 	}
-	if caps, errno := in.hasCapability(c); errno != 0 {
-		return errno
-	} else if caps {
-		if errno := in.removePrivs(c); errno != 0 {
+	if !in.mapped() {
+		if errno := in.setattr(c, msg); errno != 0 {
 			return errno
 		}
+		in.setSize(msg.Size)
+		return 0
 	}
 	in.invalidate.Lock()
 	defer in.invalidate.Unlock()
-	if errno := in.resizePages(c, size); errno != 0 {
+	if errno := in.resizePages(c, msg.Size); errno != 0 {
 		return errno
 	}
-	return in.setSizeRequest(c, size)
+	return in.setSizeRequest(c, msg)
 }
 
 // resizePages brings the page cache to the new size and writes all of it.
@@ -72,24 +46,13 @@ func (in *inode) resizePages(c caller, size uint64) syscall.Errno {
 }
 
 // setSizeRequest tells the server the new size.
-func (in *inode) setSizeRequest(c caller, size uint64) syscall.Errno {
-	msg := fuse.SetattrIn{Valid: fuse.SetattrSize | fuse.SetattrMtime | fuse.SetattrCtime, Size: size}
-	if mode, kill := in.killMode(c); kill {
-		msg.Valid |= fuse.SetattrMode
-		msg.Mode = mode
-	}
+func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
+	size := msg.Size
 	in.mu.Lock()
-	late := in.timesOut
-	in.mu.Unlock()
-	in.modified()
-	in.mu.Lock()
-	a := &in.attr
-	msg.Mtime, msg.MtimeNsec, msg.Ctime, msg.CtimeNsec = a.Mtime, a.MtimeNsec, a.Ctime, a.CtimeNsec
-	in.timesOut = late
 	in.version++
 	in.known = sizeKnown{min(in.known.min, size), max(in.known.max, size)}
 	in.mu.Unlock()
-	payload, errno := in.fs.request(c, fuse.OpSetattr, in.nodeid, structure(&msg))
+	payload, errno := in.fs.request(c, fuse.OpSetattr, in.nodeid, structure(msg))
 	if errno != 0 {
 		return errno
 	}
@@ -97,6 +60,7 @@ func (in *inode) setSizeRequest(c caller, size uint64) syscall.Errno {
 	in.version++
 	in.known = sizeKnown{size, size}
 	in.mu.Unlock()
+	in.setTimes(msg)
 	out := decode[fuse.AttrOut](payload)
 	in.applyAttr(&out.Attr, out.AttrValid, out.AttrValidNsec, sent(in))
 	from := roundDown(size, in.fs.blocksize)
@@ -116,20 +80,4 @@ func (in *inode) truncated() {
 	in.truncatePages(0)
 	in.modified()
 	in.invalidateAttr()
-}
-
-func (in *inode) truncateClassic(c caller, size uint64) syscall.Errno {
-	msg := fuse.SetattrIn{Valid: fuse.SetattrSize, Size: size}
-	if in.ownsTimes() {
-		in.modified()
-		in.mu.Lock()
-		msg.Valid |= fuse.SetattrMtime | fuse.SetattrCtime
-		in.putTimes(&msg)
-		in.mu.Unlock()
-	}
-	if errno := in.setattr(c, &msg); errno != 0 {
-		return errno
-	}
-	in.setSize(size)
-	return 0
 }

@@ -2,7 +2,6 @@ package vfs
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -12,13 +11,22 @@ import (
 )
 
 // caller is on whose behalf a request is sent.
-type caller struct{ uid, gid, pid uint32 }
+type caller struct {
+	uid, gid, pid uint32
+	cred          *Cred // the rest of his rights; nil: none
+}
 
 // kernelTask is the caller of requests that no program causes.
 var kernelTask = caller{}
 
-func (fs *FS) caller() caller {
-	return caller{uid: fs.cfg.UID, gid: fs.cfg.GID, pid: uint32(os.Getpid())}
+func (fs *FS) caller() caller { return fs.Task.caller() }
+
+// task is who makes a system call, by what its requests say.
+func (fs *FS) task(c caller) *Task {
+	if c.cred != nil {
+		return fs.As(*c.cred)
+	}
+	return fs.As(Cred{UID: c.uid, GID: c.gid})
 }
 
 // request sends a request and waits for its reply. It is where requests are held, counted and

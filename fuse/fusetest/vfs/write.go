@@ -77,7 +77,7 @@ func (f *File) syncKind(flags RWFlags) syncKind {
 
 // writeLocked is the part under rwsem. It returns what remains to be synced.
 func (f *File) writeLocked(p []byte, pos uint64, flags RWFlags) (int, syncKind, syscall.Errno) {
-	in, c := f.in, f.fs.caller()
+	in, c := f.in, f.caller()
 	in.rwsem.Lock()
 	defer in.rwsem.Unlock()
 	if flags&RWFAppend != 0 {
@@ -87,7 +87,7 @@ func (f *File) writeLocked(p []byte, pos uint64, flags RWFlags) (int, syncKind, 
 	if errno != 0 || len(p) == 0 {
 		return 0, noSync, errno
 	}
-	if errno := in.removePrivs(c); errno != 0 {
+	if errno := in.fs.task(c).removePrivileges(in); errno != 0 {
 		return 0, noSync, errno
 	}
 	in.modified()
@@ -245,7 +245,7 @@ func (in *inode) zeroRange(c caller, pos, n uint64) syscall.Errno {
 
 // writeClassic writes through with WRITE.
 func (f *File) writeClassic(p []byte, pos uint64, flags RWFlags) (int, syscall.Errno) {
-	in, c := f.in, f.fs.caller()
+	in, c := f.in, f.caller()
 	in.rwsem.Lock()
 	defer in.rwsem.Unlock()
 	if flags&RWFAppend != 0 {

@@ -426,7 +426,7 @@ func (f *File) fsync(datasync bool) syscall.Errno {
 	if datasync {
 		msg.Flags = fuse.FsyncDatasync
 	}
-	return f.fs.optional(f.fs.caller(), op, in.nodeid, structure(&msg))
+	return f.fs.optional(f.caller(), op, in.nodeid, structure(&msg))
 }
 
 // WriteBack writes back the data of every inode, and times, as the flusher does after a while.

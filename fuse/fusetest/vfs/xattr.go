@@ -1,0 +1,230 @@
+package vfs
+
+import (
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ext4box/fuse"
+)
+
+// Limits of the system calls.
+const (
+	maxXattrName  = 255
+	maxXattrValue = 64 << 10
+)
+
+// getxattr asks for a value with room for so much, 0 for its size.
+func (in *inode) getxattr(c caller, name string, room int) ([]byte, syscall.Errno) {
+	if in.fs.unsupported(fuse.OpGetxattr) {
+		return nil, syscall.EOPNOTSUPP
+	}
+	payload, errno := in.fs.request(c, fuse.OpGetxattr, in.nodeid, structure(&[2]uint32{uint32(room)}), cstr(name))
+	if errno == syscall.ENOSYS {
+		in.fs.without(fuse.OpGetxattr)
+		errno = syscall.EOPNOTSUPP
+	}
+	if errno == 0 && len(payload) > max(room, 8) {
+		in.fs.violate("GETXATTR of node %d: %d bytes for room of %d", in.nodeid, len(payload), room)
+		return nil, syscall.EIO
+	}
+	return payload, errno
+}
+
+func (in *inode) setxattr(c caller, name string, value []byte, flags int, more fuse.SetxattrFlags) syscall.Errno {
+	if in.fs.unsupported(fuse.OpSetxattr) {
+		return syscall.EOPNOTSUPP
+	}
+	s := fuse.SetxattrIn{Size: uint32(len(value)), Flags: uint32(flags), SetxattrFlags: more}
+	head := structure(&s)
+	if in.fs.flags&fuse.InitSetxattrExt == 0 {
+		head = head[:8]
+	}
+	_, errno := in.fs.request(c, fuse.OpSetxattr, in.nodeid, head, cstr(name), value)
+	if errno == syscall.ENOSYS {
+		in.fs.without(fuse.OpSetxattr)
+		errno = syscall.EOPNOTSUPP
+	}
+	if errno == 0 {
+		in.changedXattr()
+	}
+	return errno
+}
+
+func (in *inode) removexattr(c caller, name string) syscall.Errno {
+	if in.fs.unsupported(fuse.OpRemovexattr) {
+		return syscall.EOPNOTSUPP
+	}
+	_, errno := in.fs.request(c, fuse.OpRemovexattr, in.nodeid, cstr(name))
+	if errno == syscall.ENOSYS {
+		in.fs.without(fuse.OpRemovexattr)
+		errno = syscall.EOPNOTSUPP
+	}
+	if errno == 0 {
+		in.changedXattr()
+	}
+	return errno
+}
+
+// changedXattr follows a change of attributes.
+func (in *inode) changedXattr() {
+	in.updateCtime()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.nosec = false
+}
+
+func cstr(s string) []byte { return append([]byte(s), 0) }
+
+func checkXattrName(name string) syscall.Errno {
+	if name == "" || len(name) > maxXattrName {
+		return syscall.ERANGE
+	}
+	return 0
+}
+
+// xattrPermission tells whether the task may read or write an attribute that is no ACL.
+func (t *Task) xattrPermission(in *inode, name string, mask uint32) syscall.Errno {
+	write := mask&mayWrite != 0
+	if write && (in.isImmutable() || in.isAppendOnly()) {
+		return syscall.EPERM
+	}
+	hidden := syscall.ENODATA
+	if write {
+		hidden = syscall.EPERM
+	}
+	switch {
+	case strings.HasPrefix(name, "security."):
+		if write && !t.admin() {
+			return syscall.EPERM
+		}
+		return 0
+	case strings.HasPrefix(name, "system."):
+		return 0
+	case strings.HasPrefix(name, "trusted."):
+		if !t.admin() {
+			return hidden
+		}
+		return 0
+	case strings.HasPrefix(name, "user."):
+		if !in.regular() && in.typ != syscall.S_IFDIR {
+			return hidden
+		}
+		if write && in.typ == syscall.S_IFDIR && in.attributes().Mode&syscall.S_ISVTX != 0 && !t.ownerOrCapable(in) {
+			return syscall.EPERM
+		}
+	}
+	return t.permission(in, mask)
+}
+
+// Setxattr is lsetxattr(2).
+func (t *Task) Setxattr(path, name string, value []byte, flags int) error {
+	if flags&^(unix.XATTR_CREATE|unix.XATTR_REPLACE) != 0 {
+		return syscall.EINVAL
+	}
+	if errno := checkXattrName(name); errno != 0 {
+		return errno
+	}
+	if len(value) > maxXattrValue {
+		return syscall.E2BIG
+	}
+	in, errno := t.walk(path, 0)
+	if errno != 0 {
+		return errno
+	}
+	defer t.fs.iput(in)
+	done := t.fs.startWrite()
+	defer done()
+	if kind, ok := aclKindOf(name); ok {
+		acl, errno := parseACL(value)
+		if errno != 0 {
+			return errno
+		}
+		in.rwsem.Lock()
+		defer in.rwsem.Unlock()
+		return fail(t.setACL(in, kind, acl))
+	}
+	if errno := t.xattrPermission(in, name, mayWrite); errno != 0 {
+		return errno
+	}
+	in.rwsem.Lock()
+	defer in.rwsem.Unlock()
+	return fail(in.setxattr(t.caller(), name, value, flags, 0))
+}
+
+// Getxattr is lgetxattr(2).
+func (t *Task) Getxattr(path, name string) ([]byte, error) {
+	if errno := checkXattrName(name); errno != 0 {
+		return nil, errno
+	}
+	in, errno := t.walk(path, 0)
+	if errno != 0 {
+		return nil, errno
+	}
+	defer t.fs.iput(in)
+	if kind, ok := aclKindOf(name); ok {
+		if !t.fs.posixACL() || in.typ == syscall.S_IFLNK {
+			return nil, syscall.EOPNOTSUPP
+		}
+		acl, errno := in.acl(t.caller(), kind)
+		switch {
+		case errno != 0:
+			return nil, errno
+		case acl == nil:
+			return nil, syscall.ENODATA
+		}
+		return encodeACL(acl), nil
+	}
+	if errno := t.xattrPermission(in, name, mayRead); errno != 0 {
+		return nil, errno
+	}
+	value, errno := in.getxattr(t.caller(), name, maxXattrValue)
+	return value, fail(errno)
+}
+
+// Listxattr is llistxattr(2).
+func (t *Task) Listxattr(path string) ([]string, error) {
+	in, errno := t.walk(path, 0)
+	if errno != 0 {
+		return nil, errno
+	}
+	defer t.fs.iput(in)
+	payload, errno := t.fs.request(t.caller(), fuse.OpListxattr, in.nodeid, structure(&[2]uint32{maxXattrValue}))
+	if errno == syscall.ENOSYS {
+		errno = syscall.EOPNOTSUPP
+	}
+	if errno != 0 || len(payload) == 0 {
+		return nil, fail(errno)
+	}
+	if payload[len(payload)-1] != 0 {
+		t.fs.violate("LISTXATTR of node %d: names that do not end", in.nodeid)
+		return nil, syscall.EIO
+	}
+	return strings.Split(string(payload[:len(payload)-1]), "\x00"), nil
+}
+
+// Removexattr is lremovexattr(2).
+func (t *Task) Removexattr(path, name string) error {
+	if errno := checkXattrName(name); errno != 0 {
+		return errno
+	}
+	in, errno := t.walk(path, 0)
+	if errno != 0 {
+		return errno
+	}
+	defer t.fs.iput(in)
+	done := t.fs.startWrite()
+	defer done()
+	if kind, ok := aclKindOf(name); ok {
+		in.rwsem.Lock()
+		defer in.rwsem.Unlock()
+		return fail(t.setACL(in, kind, nil))
+	}
+	if errno := t.xattrPermission(in, name, mayWrite); errno != 0 {
+		return errno
+	}
+	in.rwsem.Lock()
+	defer in.rwsem.Unlock()
+	return fail(in.removexattr(t.caller(), name))
+}
