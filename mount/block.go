@@ -29,6 +29,9 @@ type BlockDevice struct {
 	Claim *os.File
 	// Must says that no other mount will do.
 	Must bool
+	// ClaimOnly says that the device is not for the kernel to hold, but to keep others off
+	// while it is mounted in another way.
+	ClaimOnly bool
 }
 
 // Unclaimed opens the device again as it is open, but without O_EXCL.
@@ -47,7 +50,7 @@ func Unclaimed(f *os.File) (*os.File, error) {
 // mountBlock mounts the device. On error nothing is mounted, and the claim is there
 // as before, unless somebody else has taken the device meanwhile.
 func (t *Target) mountBlock(b *BlockDevice, o Options) (*Mounted, error) {
-	dev, err := openFuse()
+	dev, err := t.openFuse()
 	if err != nil {
 		return nil, err
 	}
@@ -80,16 +83,35 @@ func (b *BlockDevice) reclaim(f *os.File) error {
 	return nil
 }
 
-// mount mounts in the best way that there is.
-func (l *launcher) mount() (*Mounted, error) {
+// mount mounts in the best way that there is, and sets l.mounted.
+func (l *launcher) mount() error {
 	o := l.Request.Options
-	if l.Block != nil {
-		m, err := l.Target.mountBlock(l.Block, o)
+	l.Target.iomap = l.Iomap
+	block := l.Block != nil && !l.Block.ClaimOnly
+	if l.Iomap && l.Target.dir != nil && !(block && l.Block.Must) {
+		// With fuse-iomap the kernel sends SYNCFS and DESTROY in any case.
+		if m, err := l.Target.prepareSync(l.source(), &o); err == nil {
+			return l.mountSync(m)
+		}
+		block = false
+	}
+	var err error
+	if block {
+		l.mounted, err = l.Target.mountBlock(l.Block, o)
 		if err == nil || l.Block.Must || l.Block.Claim == nil {
-			return m, err
+			return err
 		}
 	}
-	return l.Target.Mount(l.Request.Source, o)
+	l.mounted, err = l.Target.Mount(l.Request.Source, o)
+	return err
+}
+
+// source is what the list of mounts shows, except of block devices.
+func (l *launcher) source() string {
+	if name := l.Request.Options.FSName; name != "" {
+		return name
+	}
+	return l.Request.Source
 }
 
 // MayMountBlock tells whether a device can be mounted, as far as that shows without

@@ -48,12 +48,11 @@ func TestBlockClaim(t *testing.T) {
 		t.Error("after a failed mount the device is not claimed")
 	}
 	l := &launcher{LaunchConfig: LaunchConfig{Target: target, Block: b, Request: Request{Source: image, Options: Default()}}}
-	m, err := l.mount()
-	if err != nil {
+	if err := l.mount(); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	defer m.Fuse.Close()
+	defer l.mounted.Fuse.Close()
 	if i, ok := mountAt(t, dir); !ok || i.Type != FSType || b.Claim == nil {
 		t.Errorf("instead of the device: %+v", i)
 	}

@@ -18,7 +18,8 @@ type step string
 const (
 	stepStart     step = "start"     // launcher: read the image
 	stepOpened    step = "opened"    // server: the image is good
-	stepMounted   step = "mounted"   // launcher: serve this connection
+	stepConnected step = "connected" // launcher: serve this connection, which is about to be mounted
+	stepMounted   step = "mounted"   // launcher: this is where; serve this connection, if not yet
 	stepServing   step = "serving"   // server: INIT is answered
 	stepConfirmed step = "confirmed" // launcher: the mount answers
 	stepEnded     step = "ended"     // server, in the foreground: orderly end
@@ -33,6 +34,10 @@ type message struct {
 	Status  int          `json:"status,omitempty"`  // failed
 	Text    string       `json:"text,omitempty"`    // failed; opened: why it is read-only
 
+	Connection *connectionRecord `json:"connection,omitempty"` // connected, or mounted
+	NoIomap    string            `json:"noIomap,omitempty"`    // opened: why the kernel cannot move its data
+	Path       DataPath          `json:"path,omitzero"`        // serving
+
 	files []*os.File
 }
 
@@ -41,7 +46,12 @@ type mountRecord struct {
 	Dir       string `json:"dir"`
 	Dev       Dev    `json:"dev"`
 	StatePath string `json:"statePath"`
-	Claimed   bool   `json:"claimed"` // the last descriptor keeps others off the device
+}
+
+// connectionRecord describes the first descriptor.
+type connectionRecord struct {
+	RootNode uint64 `json:"rootNode"`
+	Claimed  bool   `json:"claimed"` // the last descriptor keeps others off the device
 }
 
 const (
@@ -129,19 +139,23 @@ func failure(err error) message {
 	return message{Step: stepFailed, Status: ExitStatus(err), Text: err.Error()}
 }
 
-// reported is the error of a failed message. The server has read a hostile
-// image: what it says is shown as plain text of bounded length.
-func (m *message) reported() error {
-	text := m.Text
+// plain is text from the server, which has read a hostile image: it is shown as plain
+// text of bounded length.
+func plain(text string) string {
 	if len(text) > maxText {
 		text = text[:maxText] + " ..."
 	}
-	text = strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
 	}, strings.ToValidUTF8(text, "?"))
+}
+
+// reported is the error of a failed message.
+func (m *message) reported() error {
+	text := plain(m.Text)
 	status := m.Status
 	switch status {
 	case StatusUsage, StatusSystem, StatusInternal, StatusInterrupted:

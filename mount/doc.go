@@ -13,7 +13,7 @@
 // # What it must not know
 //
 // The disk format and the FUSE protocol. It never reads a byte of an image, and
-// it never reads or writes a message on /dev/fuse: this package is the
+// it never reads or writes a message on /dev/fuse, although it knows some ioctls: this package is the
 // privileged side of the design, the side that opens things, mounts and hands
 // descriptors over. Whoever serves is given descriptors and nothing else.
 //
@@ -44,6 +44,22 @@
 //	                               <----  end of file
 //	  exit 0
 //
+// Where the kernel can move file data itself (fuse-iomap) and the launcher mounts, the
+// kernel asks the server for the terms while it mounts, so that a refusal fails the mount. The
+// server then has the connection before there is a mount, and knows of the mount afterwards:
+//
+//	launcher                              server
+//	  prepare the mount
+//	  connected {root nodeid}
+//	     + fuse fd            ---->
+//	  mount                               answer INIT and IOMAP_CONFIG
+//	                               <----  serving, or failed
+//	  mounted {dir, device}
+//	     + state fd           ---->
+//
+// While it waits in the kernel the launcher listens to the server and to signals. To get
+// out of there it has the kernel abort the connection.
+//
 // Nothing is mounted before the image was found good. When a step fails the
 // launcher unmounts, ends the server, waits for it, and reports the server's
 // sentence as its own. When the launcher dies in between, the server reads end
@@ -58,6 +74,15 @@
 // lets go just before the kernel takes over. If somebody is faster the mount fails;
 // if the kernel refuses for another reason the launcher claims the device again,
 // mounts with the usual type, and hands its claim to the server.
+//
+// # fuse-iomap
+//
+// The launcher finds out whether the kernel has it and allows it ([AskIomap]) before anything
+// else, and makes the connection one that may have it. It takes a block device, so an image
+// file gets a loop device then ([AttachLoop]), through which the server reads as well: two
+// ways to the same bytes would be two caches. Such a mount has the usual type: it gets SYNCFS
+// and DESTROY anyway, and the claim on the device is given up when the image is closed, before
+// DESTROY is answered.
 //
 // # The state file
 //

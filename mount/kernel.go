@@ -45,46 +45,76 @@ func (e *contextError) Error() string { return fmt.Sprintf("%s: %s (%v)", e.step
 func (e *contextError) Unwrap() error { return e.err }
 
 func fsopenMount(dev, dir *os.File, source string, o *Options, block bool) error {
+	c, err := configure(dev, source, o, block)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return c.attach(dir, o.Flags)
+}
+
+// fsContext is a mount that the kernel has been told everything of and that is not made
+// yet.
+type fsContext struct{ fd int }
+
+// configure tells the kernel what to mount. Nobody is asked, and nothing mounted.
+func configure(dev *os.File, source string, o *Options, block bool) (*fsContext, error) {
 	typ := "fuse"
 	if block {
 		typ = "fuseblk"
 	}
-	fs, err := unix.Fsopen(typ, unix.FSOPEN_CLOEXEC)
+	fd, err := unix.Fsopen(typ, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("fsopen: %w", err)
+		return nil, fmt.Errorf("fsopen: %w", err)
 	}
-	defer unix.Close(fs)
-	fail := func(step string, err error) error {
-		if log := readLog(fs); log != "" {
-			return &contextError{step, log, err}
-		}
-		return fmt.Errorf("%s: %w", step, err)
-	}
+	c := &fsContext{fd}
 	for _, p := range fuseParams(dev, source, o, block) {
-		if p.value == "" {
-			err = unix.FsconfigSetFlag(fs, p.name)
-		} else {
-			err = unix.FsconfigSetString(fs, p.name, p.value)
-		}
-		if err != nil {
-			return fail("mount option "+p.name, err)
+		if err := c.set(p); err != nil {
+			c.close()
+			return nil, err
 		}
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fail("create the mount", err)
+	return c, nil
+}
+
+// set sets an option. The context stays good when the kernel does not take it.
+func (c *fsContext) set(p param) error {
+	var err error
+	if p.value == "" {
+		err = unix.FsconfigSetFlag(c.fd, p.name)
+	} else {
+		err = unix.FsconfigSetString(c.fd, p.name, p.value)
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, mountAttrs(o.Flags))
+	return c.explain("mount option "+p.name, err)
+}
+
+// attach makes the mount, and puts it on the directory.
+func (c *fsContext) attach(dir *os.File, flags uintptr) error {
+	if err := unix.FsconfigCreate(c.fd); err != nil {
+		return c.explain("create the mount", err)
+	}
+	mnt, err := unix.Fsmount(c.fd, unix.FSMOUNT_CLOEXEC, mountAttrs(flags))
 	if err != nil {
-		return fail("fsmount", err)
+		return c.explain("fsmount", err)
 	}
 	defer unix.Close(mnt)
 	err = unix.MoveMount(mnt, "", int(dir.Fd()), "",
 		unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	if err != nil {
-		return fail("attach the mount", err)
-	}
-	return nil
+	return c.explain("attach the mount", err)
 }
+
+// explain adds what the kernel has to say about an error.
+func (c *fsContext) explain(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if log := readLog(c.fd); log != "" {
+		return &contextError{step, log, err}
+	}
+	return fmt.Errorf("%s: %w", step, err)
+}
+
+func (c *fsContext) close() { unix.Close(c.fd) }
 
 type param struct{ name, value string }
 

@@ -43,6 +43,13 @@ type LaunchConfig struct {
 	// start, the launcher's own when nil. Launch closes it.
 	Log *os.File
 
+	// Iomap says that the kernel can move file data itself, and may: see AskIomap. The mount
+	// is then made in the way that this takes, and never with the type fuseblk unless Block
+	// insists on it.
+	Iomap bool
+	// Serving, if not nil, is told when the mount answers.
+	Serving func(DataPath)
+
 	// Warn is told what is worth a line and no reason to fail.
 	Warn func(error)
 }
@@ -77,6 +84,9 @@ type launcher struct {
 	exited   chan struct{} // closed when the server was waited for
 	signals  chan os.Signal
 	mounted  *Mounted
+
+	connected bool     // the server has a connection that is not mounted yet
+	serving   *message // that the mount answers, if the server has said so
 }
 
 func (l *launcher) run() error {
@@ -115,13 +125,17 @@ func (l *launcher) run() error {
 		l.Request.Options.Flags |= unix.MS_RDONLY
 		l.Warn(fmt.Errorf("%s is mounted read-only: %s", l.Request.Source, opened.Text))
 	}
-	if l.mounted, err = l.mount(); err != nil {
+	if l.Iomap && opened.NoIomap != "" {
+		l.Iomap = false
+		l.Warn(fmt.Errorf("%s: file data goes through the server: %s", l.Request.Source, plain(opened.NoIomap)))
+	}
+	if err := l.mount(); err != nil {
 		return err
 	}
 	if err := l.handOver(); err != nil {
 		return err
 	}
-	if _, err := l.expect(stepServing); err != nil {
+	if err := l.awaitServing(); err != nil {
 		return err
 	}
 	if err := l.tryRoot(); err != nil {
@@ -134,6 +148,30 @@ func (l *launcher) run() error {
 		return systemf("leave the server alone: %w", err)
 	}
 	return l.leave(gone)
+}
+
+// awaitServing returns when the kernel and the server have agreed.
+func (l *launcher) awaitServing() error {
+	if l.serving == nil {
+		m, err := l.expect(stepServing)
+		if err != nil {
+			return err
+		}
+		l.serving = &m
+	}
+	path := l.serving.Path
+	path.Text = plain(path.Text)
+	if !path.Iomap && l.Request.Options.Iomap == IomapOn {
+		return failedf("mount option \"iomap=on\": file data would go %s", path.Text)
+	}
+	// A server that logs to the same terminal has said so.
+	if l.Iomap && !path.Iomap && (!l.Request.Foreground || l.Log != nil) {
+		l.Warn(fmt.Errorf("%s: file data goes %s", l.Request.Source, path.Text))
+	}
+	if l.LaunchConfig.Serving != nil {
+		l.LaunchConfig.Serving(path)
+	}
+	return nil
 }
 
 // startServer starts this binary again, in a session of its own so that the
@@ -219,27 +257,41 @@ func (l *launcher) died() error {
 // its lock alive.
 func (l *launcher) handOver() error {
 	m := l.mounted
-	record := &mountRecord{Source: m.Source, Dir: m.Dir, Dev: m.Dev}
-	files := []*os.File{m.Fuse}
+	msg := message{Step: stepMounted, Mount: &mountRecord{Source: m.Source, Dir: m.Dir, Dev: m.Dev}}
+	if !l.connected {
+		msg.Connection = &connectionRecord{RootNode: defaultRootNode}
+		msg.files = append(msg.files, m.Fuse)
+	}
 	if m.Dir != "" {
 		state, err := createState(m.Dev, StateRecord{PID: l.server.Process.Pid, Image: l.Request.Source, Dir: m.Dir})
 		if err != nil {
 			l.Warn(fmt.Errorf("'ext4box umount' will not know when the image is closed: %w", err))
 		} else {
-			record.StatePath = state.path
-			files = append(files, state.file)
+			msg.Mount.StatePath = state.path
+			msg.files = append(msg.files, state.file)
 		}
 	}
-	if l.Block != nil && l.Block.Claim != nil {
-		record.Claimed = true
-		files = append(files, l.Block.Claim)
+	if claim := l.takeClaim(); claim != nil {
+		msg.Connection.Claimed = true
+		msg.files = append(msg.files, claim)
 	}
-	err := l.ctl.send(message{Step: stepMounted, Mount: record, files: files})
-	closeAll(files)
+	err := l.ctl.send(msg)
+	closeAll(msg.files)
 	if err != nil {
 		return systemf("hand the mount to the server: %w", err)
 	}
 	return nil
+}
+
+// takeClaim returns what keeps others off the device, if the kernel does not, for the
+// caller to close.
+func (l *launcher) takeClaim() *os.File {
+	if l.Block == nil {
+		return nil
+	}
+	claim := l.Block.Claim
+	l.Block.Claim = nil
+	return claim
 }
 
 // tryRoot asks the mount for its root, as the first user will.
@@ -261,17 +313,7 @@ func (l *launcher) tryRoot() error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case m := <-l.incoming: // the server knows better why
-			switch m.Step {
-			case stepFailed:
-				return m.reported()
-			case stepEnded:
-				return errTakenOff
-			}
-		case <-time.After(time.Second):
-		}
-		return failedf("the new mount on %s does not answer: %w", l.mounted.Dir, err)
+		return l.serverKnows(failedf("the new mount on %s does not answer: %w", l.mounted.Dir, err))
 	case s := <-l.signals:
 		return interrupted(s)
 	}
@@ -316,7 +358,9 @@ func (l *launcher) undo() {
 		if l.mounted.Dir != "" {
 			detachDevice(l.mounted.Dev, l.mounted.Source)
 		}
-		l.mounted.Fuse.Close()
+		if l.mounted.Fuse != nil {
+			l.mounted.Fuse.Close()
+		}
 	}
 	if l.ctl == nil {
 		return
@@ -326,7 +370,7 @@ func (l *launcher) undo() {
 		return
 	}
 	patience := stopPatience
-	if l.mounted == nil {
+	if l.mounted == nil && !l.connected {
 		patience = 0 // it only reads, and may be at it for long
 	}
 	select {

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/fuse"
 )
 
 // Mounted is a connection that is attached to the tree.
 type Mounted struct {
-	Fuse   *os.File // the connection, /dev/fuse; the caller closes it
+	Fuse   *os.File // the connection, /dev/fuse; the caller closes it. nil: the server has it
 	Source string   // as shown
 	Dir    string   // where, without symbolic links; empty when not known
 	Dev    Dev      // the mount's device number; zero when not known
@@ -24,8 +26,9 @@ type Mounted struct {
 type Target struct {
 	Path string // without symbolic links; empty for a connection
 
-	dir  *os.File // O_PATH
-	fuse *os.File
+	dir   *os.File // O_PATH
+	fuse  *os.File
+	iomap bool // connections are to have fuse-iomap
 }
 
 // OpenTarget looks at the place to mount on. "/dev/fd/N" is the open /dev/fuse
@@ -142,7 +145,7 @@ func (t *Target) Mount(source string, o Options) (*Mounted, error) {
 	if t.fuse != nil {
 		return &Mounted{Fuse: t.fuse, Source: source}, nil
 	}
-	dev, err := openFuse()
+	dev, err := t.openFuse()
 	if err != nil {
 		return nil, err
 	}
@@ -172,11 +175,24 @@ func (t *Target) mounted(dev *os.File, source string) (*Mounted, error) {
 	m := &Mounted{Fuse: dev, Source: source, Dir: t.Path}
 	var err error
 	if m.Dev, err = deviceAt(t.Path); err != nil {
-		dev.Close()
+		if dev != nil {
+			dev.Close()
+		}
 		detach(t.Path, unix.MNT_DETACH)
 		return nil, err
 	}
 	return m, nil
+}
+
+// openFuse opens the FUSE device for a mount here.
+func (t *Target) openFuse() (*os.File, error) {
+	dev, err := openFuse()
+	if err == nil && t.iomap {
+		// The server has no capabilities. Where this is refused the kernel may still offer
+		// fuse-iomap, for the sake of who mounts.
+		_ = fuse.AddIomap(dev)
+	}
+	return dev, err
 }
 
 // openFuse opens the FUSE device. Not by os.Open, which makes the descriptor

@@ -25,6 +25,7 @@ type Options struct {
 	AllowOther bool   // others than the mounting user may use the mount
 	FSName     string // the source to show; the image's path when empty
 	BlkDev     string // "auto", "on" or "off": whether the kernel is to hold a device; empty: auto
+	Iomap      string // IomapAuto, IomapOn or IomapOff: whether the kernel is to move file data itself; empty: auto
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's
 	Debug      bool   // log more
 

@@ -30,6 +30,9 @@ func TestParseOptions(t *testing.T) {
 		{`fsname=a\,b c`, Options{Flags: safe, FSName: "a,b c"}},
 		{`fsname="a,b=c",ro`, Options{Flags: safe | unix.MS_RDONLY, FSName: "a,b=c"}},
 		{"max_read=131072", Options{Flags: safe, MaxRead: 131072}},
+		{"iomap=on", Options{Flags: safe, Iomap: IomapOn}},
+		{"iomap=on,iomap=auto", Options{Flags: safe, Iomap: IomapAuto}},
+		{"iomap=off", Options{Flags: safe, Iomap: IomapOff}},
 		{"commit=30,nobarrier", Options{Flags: safe, Ext4: Ext4Options{Commit: 30, NoBarrier: true}}},
 		{"barrier=0,barrier", Options{Flags: safe}},
 		{"norecovery", Options{Flags: safe, Ext4: Ext4Options{NoRecovery: true}}},
@@ -73,6 +76,8 @@ func TestParseOptionsRefused(t *testing.T) {
 	for list, want := range map[string]string{
 		"ro,frobnicate":   `unknown mount option "frobnicate"`,
 		"data=maybe":      `"data" cannot be "maybe"`,
+		"iomap=maybe":     `"iomap" cannot be "maybe", only auto, on, off`,
+		"iomap":           `"iomap" needs a value`,
 		"errors=retry":    `"errors" cannot be "retry"`,
 		"uid=5":           `unknown mount option "uid"`,
 		"ro=1":            `"ro" takes no value`,

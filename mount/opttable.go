@@ -115,6 +115,10 @@ var options = map[string]option{
 		o.BlkDev = v
 		return nil
 	}},
+	"iomap": {arg: required, values: []string{IomapAuto, IomapOn, IomapOff}, apply: func(o *Options, v string) error {
+		o.Iomap = v
+		return nil
+	}},
 	"allow_root":   refused("the kernel has no such mode; use allow_other"),
 	"auto_unmount": refused("ext4box unmounts by itself when it is told to end"),
 	"nonempty":     {}, // always, as for any other mount

@@ -68,12 +68,14 @@ func launchTest(image, dir, mode string) error {
 	}
 	o := Default()
 	o.Flags |= unix.MS_RDONLY
+	mode, iomap := strings.CutPrefix(mode, "sync ")
 	config, _ := json.Marshal(mode)
 	return Launch(LaunchConfig{
 		Command: []string{"serve"},
 		Target:  target,
 		Request: Request{Source: image, Options: o, Config: config, Foreground: strings.HasPrefix(mode, "foreground")},
 		Files:   []*os.File{f},
+		Iomap:   iomap, // what it takes does not take a kernel that has it
 		Warn:    func(err error) { fmt.Fprintln(os.Stderr, "warning:", err) },
 	})
 }
@@ -87,6 +89,9 @@ type responder struct {
 func openTest(r *Request, files []*os.File) (Service, error) {
 	var mode string
 	json.Unmarshal(r.Config, &mode)
+	if inner, ok := strings.CutPrefix(mode, "foreground "); ok {
+		mode = inner
+	}
 	switch mode {
 	case "refuse":
 		return nil, &Error{StatusFailed, errors.New("not an ext4 image\x1b[31m")}
@@ -102,6 +107,7 @@ func openTest(r *Request, files []*os.File) (Service, error) {
 }
 
 func (r *responder) ReadOnly() string { return "" }
+func (r *responder) NoIomap() string  { return "" }
 
 func (r *responder) Close() error {
 	if strings.HasSuffix(r.mode, "slow") {
@@ -110,9 +116,9 @@ func (r *responder) Close() error {
 	return r.image.Close()
 }
 
-func (r *responder) Serve(ctx context.Context, dev *os.File, ready func()) error {
+func (r *responder) Serve(ctx context.Context, c Connection, ready func(DataPath)) error {
 	ended := make(chan error, 1)
-	go func() { ended <- r.loop(dev, ready) }()
+	go func() { ended <- r.loop(c.Fuse, ready) }()
 	select {
 	case err := <-ended:
 		return err
@@ -121,7 +127,7 @@ func (r *responder) Serve(ctx context.Context, dev *os.File, ready func()) error
 	}
 }
 
-func (r *responder) loop(dev *os.File, ready func()) error {
+func (r *responder) loop(dev *os.File, ready func(DataPath)) error {
 	const (
 		lookup, forget, getattr, statfs, initOp, interrupt = 1, 2, 3, 17, 26, 36
 	)
@@ -143,13 +149,25 @@ func (r *responder) loop(dev *os.File, ready func()) error {
 		var body []byte
 		switch op {
 		case initOp:
-			if r.mode == "fail init" {
+			switch r.mode {
+			case "fail init":
 				return errors.New("cannot answer INIT")
+			case "refuse init":
+				errno = -int32(unix.EPROTO)
+			case "die in init":
+				os.Exit(3)
+			case "hang in init":
+				if image, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.image.Fd())); err == nil {
+					os.WriteFile(image+".init", nil, 0o600)
+				}
+				time.Sleep(time.Hour)
 			}
-			body = make([]byte, 64)
-			le.PutUint32(body[0:], 7)
-			le.PutUint32(body[4:], 31)
-			le.PutUint32(body[20:], 131072)
+			if errno == 0 {
+				body = make([]byte, 64)
+				le.PutUint32(body[0:], 7)
+				le.PutUint32(body[4:], 31)
+				le.PutUint32(body[20:], 131072)
+			}
 		case getattr:
 			body = make([]byte, 104)
 			le.PutUint64(body[16:], 1)
@@ -175,8 +193,8 @@ func (r *responder) loop(dev *os.File, ready func()) error {
 		if _, err := unix.Write(int(dev.Fd()), append(out, body...)); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
-		if op == initOp {
-			ready()
+		if op == initOp && errno == 0 {
+			ready(DataPath{Text: "through the server: it is a test"})
 		}
 	}
 }

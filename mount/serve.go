@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,14 +14,32 @@ import (
 // Service is a file system that was opened and can be served. Its methods are
 // called once each, in the order of their declaration.
 type Service interface {
-	// Serve answers the requests on dev until the file system is unmounted
+	// Serve answers the requests on the connection until the file system is unmounted
 	// (nil), ctx is done, or the connection fails. It calls ready when the
 	// mount answers.
-	Serve(ctx context.Context, dev *os.File, ready func()) error
+	Serve(ctx context.Context, c Connection, ready func(DataPath)) error
 	// ReadOnly says why the file system cannot be written, or nothing.
 	ReadOnly() string
+	// NoIomap says why the kernel cannot move the data of its files itself, as far as that
+	// is known before there is a mount, or nothing.
+	NoIomap() string
 	// Close closes the image.
 	Close() error
+}
+
+// Connection is what a server is given to serve.
+type Connection struct {
+	Fuse     *os.File // /dev/fuse, mounted or about to be
+	RootNode uint64   // the nodeid of the root directory
+	// Claim keeps others off the image's device, if that is not the kernel's part; else nil.
+	// The service closes it when it has closed the image.
+	Claim *os.File
+}
+
+// DataPath says which way the data of files goes.
+type DataPath struct {
+	Iomap bool   `json:"iomap"` // the kernel moves it itself
+	Text  string `json:"text"`  // in words, with the reason
 }
 
 // Opener opens what the request names. It owns the files.
@@ -51,9 +70,11 @@ type service struct {
 	ctl        *control
 	request    *Request
 	log        *os.File
-	mount      mountRecord
+	mount      mountRecord // as far as it is known
+	mounted    bool        // it is
 	background bool
 	state      *State
+	claim      *os.File
 }
 
 func (s *service) run(open Opener) (err error) {
@@ -79,75 +100,100 @@ func (s *service) run(open Opener) (err error) {
 		if cerr := fs.Close(); err == nil && cerr != nil {
 			err = fmt.Errorf("close the image: %w", cerr)
 		}
+		if s.claim != nil {
+			s.claim.Close()
+		}
 		s.state.remove()
 		s.state.Close()
 	}()
-	if err := s.ctl.send(message{Step: stepOpened, Text: fs.ReadOnly()}); err != nil {
+	if err := s.ctl.send(message{Step: stepOpened, Text: fs.ReadOnly(), NoIomap: fs.NoIomap()}); err != nil {
 		return err
 	}
-	mounted, err := s.receive(stepMounted)
+	m, err := s.receive(stepConnected, stepMounted)
 	if err != nil {
 		return err
 	}
-	if mounted.Mount == nil || len(mounted.files) < 1 {
+	if m.Connection == nil || len(m.files) < 1 {
+		closeAll(m.files)
 		return errors.New("the launcher sent no connection")
 	}
-	s.mount = *mounted.Mount
-	if n := len(mounted.files); s.mount.Claimed && n > 1 {
-		claim := mounted.files[n-1]
-		mounted.files = mounted.files[:n-1]
-		defer claim.Close()
+	c := Connection{Fuse: m.files[0], RootNode: m.Connection.RootNode}
+	m.files = m.files[1:]
+	if n := len(m.files); m.Connection.Claimed && n > 0 {
+		c.Claim = m.files[n-1]
+		s.claim = c.Claim
+		m.files = m.files[:n-1]
 	}
-	if len(mounted.files) > 1 {
-		s.state = &State{file: mounted.files[1], path: s.mount.StatePath}
-	}
-	return s.serve(fs, mounted.files[0])
+	s.placed(m)
+	return s.serve(fs, c)
 }
 
-func (s *service) receive(want step) (message, error) {
+// placed takes over where the mount is, if the message says so.
+func (s *service) placed(m message) {
+	if m.Step != stepMounted || m.Mount == nil {
+		closeAll(m.files)
+		return
+	}
+	s.mount, s.mounted = *m.Mount, true
+	if len(m.files) > 0 {
+		s.state = &State{file: m.files[0], path: s.mount.StatePath}
+	}
+}
+
+func (s *service) receive(want ...step) (message, error) {
 	m, err := s.ctl.receive()
 	if err != nil {
 		return m, fmt.Errorf("the launcher is gone: %w", err)
 	}
-	if m.Step != want {
+	if !slices.Contains(want, m.Step) {
 		closeAll(m.files)
-		return m, fmt.Errorf("the launcher says %q instead of %q", m.Step, want)
+		return m, fmt.Errorf("the launcher says %q instead of %q", m.Step, want[0])
 	}
 	return m, nil
 }
 
 // serve runs the session and everything that can end it.
-func (s *service) serve(fs Service, dev *os.File) error {
-	defer dev.Close()
+func (s *service) serve(fs Service, c Connection) error {
+	defer c.Fuse.Close()
 	ctx, abort := context.WithCancel(context.Background())
 	defer abort()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
 
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- fs.Serve(ctx, dev, func() { close(ready) }) }()
-	launcher := s.watchLauncher()
+	ready, ended := make(chan DataPath, 1), make(chan error, 1)
+	go func() { ended <- fs.Serve(ctx, c, func(p DataPath) { ready <- p }) }()
+	said := s.watchLauncher()
+	launcher := said
 
-	stop := stopper{mount: s.mount, abort: abort}
+	stop := stopper{mount: &s.mount, abort: abort}
 	for {
 		select {
 		case err := <-ended:
 			if stop.asked && errors.Is(err, context.Canceled) {
 				return nil
 			}
+			if err == nil && !s.mounted {
+				// Somebody was faster than the launcher, or it could not go through with it.
+				for m := range said {
+					s.placed(m)
+				}
+			}
 			return err
-		case <-ready:
-			ready = nil
-			if s.ctl.send(message{Step: stepServing}) != nil {
+		case path := <-ready:
+			if s.ctl.send(message{Step: stepServing, Path: path}) != nil {
 				stop.now() // the launcher is gone, and nobody has seen the mount
 			}
-		case confirmed := <-launcher:
-			launcher = nil
-			if confirmed {
-				s.leave()
-			} else {
+		case m, ok := <-launcher:
+			switch {
+			case !ok:
+				launcher = nil
 				stop.now()
+			case m.Step == stepMounted:
+				s.placed(m)
+			case !s.request.Foreground:
+				launcher = nil
+				s.leave()
 			}
 		case <-signals:
 			stop.now()
@@ -155,20 +201,30 @@ func (s *service) serve(fs Service, dev *os.File) error {
 	}
 }
 
-// watchLauncher tells whether the launcher confirmed the mount, or went away
-// without. A launcher that stays in the foreground is watched further: when it is
+// watchLauncher passes on what the launcher says, until it has confirmed the mount or is
+// gone. A launcher that stays in the foreground is watched further: when it is
 // killed the server ends too.
-func (s *service) watchLauncher() <-chan bool {
-	told := make(chan bool, 1)
+func (s *service) watchLauncher() <-chan message {
+	told := make(chan message, 2)
 	go func() {
-		m, err := s.ctl.receive()
-		closeAll(m.files)
-		confirmed := err == nil && m.Step == stepConfirmed
-		if confirmed && s.request.Foreground {
-			s.ctl.receive()
-			confirmed = false
+		defer close(told)
+		for {
+			m, err := s.ctl.receive()
+			switch {
+			case err != nil:
+				return
+			case m.Step == stepMounted:
+				told <- m
+			case m.Step == stepConfirmed:
+				told <- m
+				if !s.request.Foreground {
+					return
+				}
+			default:
+				closeAll(m.files)
+				return
+			}
 		}
-		told <- confirmed
 	}()
 	return told
 }
@@ -190,7 +246,7 @@ func (s *service) leave() {
 
 // stopper ends a mount: politely the first time, then at once.
 type stopper struct {
-	mount mountRecord
+	mount *mountRecord
 	abort context.CancelFunc
 	asked bool
 }

@@ -9,39 +9,66 @@ import (
 	"ext4box/mount"
 )
 
-// blockDevice is the block device behind files[0], to be held by the kernel while it
-// is mounted, or nil if there is none or that cannot be had. It replaces files[0],
-// which is the exclusive one, by another that is not. With blkdev=on an image file gets
-// a loop device.
-func blockDevice(target *mount.Target, files []*os.File, opts *mount.Options, writable bool) (*mount.BlockDevice, error) {
-	must := opts.BlkDev == "on"
-	if !target.MayMountBlock() {
-		if must {
+// deviceWanted says what a mount needs a block device for.
+type deviceWanted struct {
+	hold  bool // the kernel holds it while it is mounted
+	must  bool // and no other mount will do
+	iomap bool // the kernel moves file data itself
+}
+
+// blockDevice is the block device behind files[0], claimed, or nil if there is none or it
+// is not needed. It replaces files[0], which is the exclusive one, by another that is not.
+// An image file gets a loop device if it must.
+func blockDevice(target *mount.Target, files []*os.File, o *imageOptions, want deviceWanted) (*mount.BlockDevice, error) {
+	if want.hold && !target.MayMountBlock() {
+		if want.must {
 			return nil, &mount.Error{Status: mount.StatusUsage, Err: fmt.Errorf("blkdev=on needs root, and a directory to mount on")}
 		}
+		want.hold = false
+	}
+	if !want.hold && !want.iomap {
 		return nil, nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(files[0].Fd()), &st); err != nil {
 		return nil, err
 	}
-	device := files[0]
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		if !must {
+		if !want.must && !want.iomap {
 			return nil, nil
 		}
-		loop, err := mount.AttachLoop(device, mount.LoopOptions{ReadOnly: !writable})
-		if err != nil {
+		if err := attachLoop(files, st.Size, o, want.iomap); err != nil {
 			return nil, err
 		}
-		device.Close()
-		files[0] = loop // so that it is closed if all fails
-		device = loop
+		want.hold = want.must
 	}
-	shared, err := mount.Unclaimed(device)
+	claim := files[0]
+	shared, err := mount.Unclaimed(claim)
 	if err != nil {
 		return nil, err
 	}
 	files[0] = shared
-	return &mount.BlockDevice{Path: sourceName(device.Name(), 0), Claim: device, Must: must}, nil
+	return &mount.BlockDevice{Path: sourceName(claim.Name(), 0), Claim: claim, Must: want.must, ClaimOnly: !want.hold}, nil
+}
+
+// attachLoop replaces the image file files[0], of such a size, by a loop device of the
+// part of it that is asked for. strict asks for direct I/O.
+func attachLoop(files []*os.File, size int64, o *imageOptions, strict bool) error {
+	lo := mount.LoopOptions{ReadOnly: !o.Writable, Direct: strict}
+	// That a part begins behind the end is for the server to say.
+	window := int64(o.Offset) < size
+	if window {
+		lo.Offset, lo.SizeLimit = int64(o.Offset), int64(o.SizeLimit)
+	}
+	loop, err := mount.AttachLoop(files[0], lo)
+	if err != nil {
+		return err
+	}
+	files[0].Close()
+	files[0] = loop // so that it is closed if all fails
+	o.AnySector = true
+	if window {
+		o.Offset, o.SizeLimit = 0, 0
+	}
+	return nil
 }

@@ -24,7 +24,11 @@ type imageOptions struct {
 	Partition int  `json:"partition"` // of the image's spec
 	Writable  bool `json:"writable"`  // open for writing
 
+	AnySector bool `json:"anySector"` // it is a loop device, whose sectors say nothing about the image
+
 	MountPoint string `json:"mountPoint"` // without symbolic links; empty if there is none
+
+	Iomap iomapOptions `json:"iomap"`
 
 	// Mount are those that only a mount can ask for.
 	Mount mount.Ext4Options `json:"mount"`
@@ -57,7 +61,7 @@ func (b *byteCount) Set(s string) error {
 func (o *imageOptions) device(lock blockdev.Lock) blockdev.Options {
 	return blockdev.Options{
 		ReadOnly: !o.Writable, Lock: lock, Partition: o.Partition, Buffered: o.buffered,
-		Offset: int64(o.Offset), SizeLimit: int64(o.SizeLimit),
+		Offset: int64(o.Offset), SizeLimit: int64(o.SizeLimit), AnySector: o.AnySector,
 	}
 }
 

@@ -27,6 +27,8 @@ type mountOptions struct {
 	sloppy    bool // of mount(8)'s helpers
 	fake      bool
 	namespace string
+
+	askIomap func(*mount.Target) mount.Iomap // nil: the kernel
 }
 
 func newMountCommand() *cobra.Command {
@@ -113,18 +115,27 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	if err := target.Check(opts.FSName); err != nil {
 		return err
 	}
+	if err := o.offerIomap(target, &opts); err != nil {
+		return err
+	}
 	files, err := openFiles(path, &o.image, !opts.ReadOnly())
 	if err != nil {
 		return err
 	}
+	launched := false
+	defer func() {
+		if launched {
+			return // Launch closes them
+		}
+		for _, f := range files {
+			f.Close()
+		}
+	}()
 	if !o.image.Writable && !opts.ReadOnly() {
 		warn(fmt.Errorf("%s is write-protected, mounting read-only", source))
 		opts.Flags |= unix.MS_RDONLY
 	}
 	if o.fake {
-		for _, f := range files {
-			f.Close()
-		}
 		return nil
 	}
 	launch := mount.LaunchConfig{
@@ -132,24 +143,47 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		Target:  target, Files: files, Warn: warn,
 		Request: mount.Request{Source: source, Options: opts, Foreground: o.foreground, Log: mount.LogText},
 	}
-	if launch.Request.Config, err = json.Marshal(o.image); err != nil {
-		return err
-	}
 	if !o.foreground || o.log != "" {
 		if launch.Log, launch.Request.Log, err = mount.OpenLog(o.log); err != nil {
 			return err
 		}
 	}
-	if opts.BlkDev == "on" || !named && opts.BlkDev != "off" {
-		if launch.Block, err = blockDevice(target, files, &opts, o.image.Writable); err != nil {
-			return err
-		}
+	hold := opts.BlkDev == "on" || !named && opts.BlkDev != "off"
+	if launch.Block, err = wantDevice(target, files, &o.image, &opts, hold, warn); err != nil {
+		return err
 	}
+	launch.Iomap = o.image.Iomap.Why == ""
+	if launch.Request.Config, err = json.Marshal(o.image); err != nil {
+		return err
+	}
+	var data mount.DataPath
+	launch.Serving = func(p mount.DataPath) { data = p }
+	launched = true
 	if err := mount.Launch(launch); err != nil {
 		return err
 	}
 	if o.verbose && !o.foreground {
 		fmt.Fprintf(cmd.OutOrStdout(), "ext4box: %s mounted on %s\n", source, dir)
+		fmt.Fprintf(cmd.OutOrStdout(), "ext4box: file data goes %s\n", data.Text)
+	}
+	return nil
+}
+
+// offerIomap finds out whether the kernel can move file data itself, if it is to.
+func (o *mountOptions) offerIomap(target *mount.Target, opts *mount.Options) error {
+	o.image.Iomap.Mode = opts.Iomap
+	if opts.Iomap == mount.IomapOff {
+		o.image.Iomap.Why = "iomap=off"
+		return nil
+	}
+	ask := o.askIomap
+	if ask == nil {
+		ask = (*mount.Target).AskIomap
+	}
+	kernel := ask(target)
+	o.image.Iomap.Why = kernel.Why
+	if opts.Iomap == mount.IomapOn {
+		return kernel.Refusal()
 	}
 	return nil
 }

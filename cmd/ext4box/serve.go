@@ -37,7 +37,10 @@ func newServeCommand() *cobra.Command {
 type service struct {
 	fs      *ext4.FS
 	request *mount.Request
-	close   func() error // closes fs, once
+	iomap   iomapOptions
+	noIomap string       // why not, as far as the launcher did not know
+	close   func() error // closes fs and what else belongs to the image, once
+	claim   *os.File     // on the device, if it is there
 }
 
 // openService opens the image, and its external journal, from the descriptors
@@ -77,7 +80,26 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if err != nil {
 		return nil, mountError(fmt.Errorf("%s: %w", r.Source, err))
 	}
-	return &service{fs, r, sync.OnceValue(fs.Close)}, nil
+	s := &service{fs: fs, request: r, iomap: o.Iomap}
+	s.close = sync.OnceValue(s.closeImage)
+	if s.iomap.Why == "" {
+		s.noIomap = movable(dev, fs)
+		s.iomap.Why = s.noIomap
+	}
+	if s.noIomap != "" && s.iomap.Mode == mount.IomapOn {
+		s.close()
+		return nil, mountError(fmt.Errorf("mount option \"iomap=on\": %s", s.noIomap))
+	}
+	return s, nil
+}
+
+// closeImage ends what is served. The claim on its device goes last.
+func (s *service) closeImage() error {
+	err := s.fs.Close()
+	if s.claim != nil {
+		s.claim.Close()
+	}
+	return err
 }
 
 // atimeMode is what mount(2) makes of its flags.
@@ -91,7 +113,8 @@ func atimeMode(flags uintptr) ext4.AtimeMode {
 	return ext4.AtimeRelative
 }
 
-func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
+func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(mount.DataPath)) error {
+	s.claim = c.Claim
 	log := s.request.NewLogger()
 	flags := s.request.Options.Flags
 	srv := server.New(s.fs, server.Options{
@@ -102,7 +125,7 @@ func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 	if s.request.Options.Ext4.NoACL {
 		params.Flags &^= fuse.InitPosixACL
 	}
-	transport := fuse.NewDevice(dev, fuse.DeviceOptions{})
+	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{})
 	defer transport.Close()
 	session, err := fuse.NewSession(srv, transport, fuse.Options{
 		Params: params, Logger: log, Trace: s.request.Options.Debug,
@@ -115,7 +138,7 @@ func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 	go func() {
 		select {
 		case <-session.Ready():
-			ready()
+			ready(mount.DataPath{Text: "through the server: " + s.iomap.Why})
 		case <-ended:
 		}
 	}()
@@ -123,5 +146,7 @@ func (s *service) Serve(ctx context.Context, dev *os.File, ready func()) error {
 }
 
 func (s *service) ReadOnly() string { return s.fs.ReadOnlyReason() }
+
+func (s *service) NoIomap() string { return s.noIomap }
 
 func (s *service) Close() error { return s.close() }
