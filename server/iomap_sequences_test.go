@@ -80,7 +80,7 @@ func (m *mounted) did(t *testing.T, step string, want ...string) {
 // open opens a file in the root directory, with what comes only at first left behind.
 func (m *mounted) open(t *testing.T, name string, flags int) *vfs.File {
 	t.Helper()
-	f, err := m.Open(name, flags)
+	f, err := m.Open(name, flags, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
