@@ -310,3 +310,34 @@ func TestSequenceUnmount(t *testing.T) {
 		m.content(t, "f", xs(4096))
 	})
 }
+
+// TestSmallFile: what a new file costs, once the kernel knows that nobody wants to hear of opening and closing.
+func TestSmallFile(t *testing.T) {
+	generations(t, func(t *testing.T, g vfs.Generation) {
+		m := mountModel(t, g, func(fs *ext4.FS) { file(t, fs, "f", nil, 0) })
+		m.open(t, "f", syscall.O_RDWR).Close()
+		if err := m.Mkdir("d", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"d/first", "d/second"} {
+			m.ResetTrace()
+			f, err := m.Open(name, syscall.O_RDWR|syscall.O_CREAT, 0o644)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, f, xs(1000), 0)
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			m.content(t, name, xs(1000))
+		}
+		m.did(t, "create, write and close",
+			`LOOKUP 13 "second" -> 0`,
+			`CREATE 13 "second" mode=100644 -> 15`,
+			`GETXATTR 15 "security.capability" -> ENODATA`,
+			"IOMAP_BEGIN 15 op=WRITE pos=0 count=1000 -> read=0+4096:RETRY_CACHE write=0+4096:PURE_OVERWRITE",
+			"notify UPSERT_MAPPINGS 15 read=0+4096:UNWRITTEN|DIRTY@1:D write=0+4096:NOCACHE",
+			"IOMAP_IOEND 15 flags=UNWRITTEN|APPEND|WRITEBACK pos=0 written=1000 dev=1 -> newsize=1000",
+			"SETATTR 15 ATIME|MTIME|CTIME -> size=1000")
+	})
+}

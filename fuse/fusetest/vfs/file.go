@@ -159,11 +159,12 @@ func (f *File) release() {
 	f.fs.mu.Lock()
 	f.fs.open--
 	f.fs.mu.Unlock()
-	if f.quiet {
-		return
+	dir := f.in.typ == syscall.S_IFDIR
+	if f.quiet || !dir && f.fs.unsupported(fuse.OpOpen) {
+		return // also of what CREATE opened, once it is known
 	}
 	op := fuse.OpRelease
-	if f.in.typ == syscall.S_IFDIR {
+	if dir {
 		op = fuse.OpReleasedir
 	} else {
 		_ = f.in.writeInode()
