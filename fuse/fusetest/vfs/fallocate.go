@@ -69,8 +69,10 @@ func (f *File) fallocate(mode uint32, off, n uint64, clears bool) syscall.Errno 
 		}
 	}
 	old, end := in.size(), off+n
-	extends := mode&unix.FALLOC_FL_KEEP_SIZE == 0 && end > old
-	if extends {
+	grows := mode&unix.FALLOC_FL_KEEP_SIZE == 0
+	extends := grows && end > old
+	if grows {
+		// Also where the file is that long already: what the server has recorded may be less.
 		in.mu.Lock()
 		in.known.max = max(in.known.max, end)
 		in.mu.Unlock()
