@@ -39,14 +39,14 @@ func must(t *testing.T, err error) {
 
 func mustOpen(t *testing.T, fs *FS, name string, flags int) *File {
 	t.Helper()
-	f, err := fs.Open(name, flags)
+	f, err := fs.Open(name, flags, 0)
 	must(t, err)
 	return f
 }
 
 func mustCreate(t *testing.T, fs *FS, name string) *File {
 	t.Helper()
-	f, err := fs.Create(name, 0o644)
+	f, err := fs.Open(name, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, 0o644)
 	must(t, err)
 	return f
 }
