@@ -165,6 +165,7 @@ func (d *Device) Serve(ctx context.Context, s *Session) error {
 		return err
 	}
 	p := &readers{d: d, s: s, max: d.readers, done: make(chan struct{})}
+	p.overflow.init(p)
 	f, err := d.dup()
 	if err != nil {
 		return err

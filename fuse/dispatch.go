@@ -83,8 +83,7 @@ func (w *Worker) dispatch(r *Request, body, payload []byte) (int, syscall.Errno)
 	case OpRemovemapping:
 		return w.removemapping(r, body)
 	case OpIomapConfig:
-		out := output[IomapConfigOut](w)
-		return fixed(payload, out, ops.IomapConfig(r, input[IomapConfigIn](w), out))
+		return w.configure(r, payload)
 	case OpIomapBegin:
 		out := output[IomapBeginOut](w)
 		return fixed(payload, out, ops.IomapBegin(r, input[IomapBeginIn](w), out))

@@ -124,8 +124,13 @@ func (w *Worker) serve(r *Request, body, payload []byte) (n int, errno syscall.E
 	case !ok:
 		return 0, w.tell(r, body), false
 	}
-	if !r.Opcode.spoken(r.Protocol) {
+	switch {
+	case !r.Opcode.spoken(r.Protocol):
 		return 0, syscall.ENOSYS, true
+	case r.Protocol.Iomap && r.Opcode != OpIomapConfig:
+		if errno := w.awaitConfig(r); errno != 0 {
+			return 0, errno, true
+		}
 	}
 	n, errno = w.dispatch(r, body, payload)
 	if errno == syscall.EIO && n == badRequest {

@@ -31,6 +31,14 @@ func iomapLinks(t *testing.T, f func(t *testing.T, cfg fusetest.Config)) {
 	})
 }
 
+// configure does what the kernel does right behind INIT.
+func configure(t *testing.T, k *fusetest.Kernel) {
+	t.Helper()
+	if _, err := k.IomapConfig(fuse.IomapConfigIn{}); err != nil && err != syscall.ENOSYS {
+		t.Fatal(err)
+	}
+}
+
 // chooser is a server that gives the extension up, or claims it though it was not granted.
 type chooser struct {
 	fuse.Unimplemented
@@ -261,6 +269,7 @@ func TestIomapUpsert(t *testing.T) {
 		}
 		u := upserter{errs: make(chan error, 1)}
 		k = fusetest.Start(t, u, cfg)
+		configure(t, k)
 		for range 100 {
 			c := k.Go(fuse.OpIomapBegin, 5, fusetest.Bytes(&fuse.IomapBeginIn{}))
 			if err := <-u.errs; !errors.Is(err, syscall.ESTALE) {

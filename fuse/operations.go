@@ -102,8 +102,9 @@ type Operations interface {
 
 	// The operations of fuse-iomap, which come only where Protocol.Iomap says so.
 
-	// IomapConfig comes right behind Init, before anything else: time to register devices
-	// (Session.OpenBacking) and to tell the geometry. ENOSYS is fine, any other error ends the mount.
+	// IomapConfig comes once, right behind Init and before anything else, with the nodeid 0: time to
+	// register devices (Session.OpenBacking) and to tell the geometry. ENOSYS is fine, any other
+	// error ends the mount.
 	IomapConfig(r *Request, in *IomapConfigIn, out *IomapConfigOut) syscall.Errno
 	// IomapBegin answers what backs in.Pos; both slots must contain it. Several come at once for the
 	// same file, with pages of it locked: nothing may be done that touches its page cache, or that
@@ -111,8 +112,8 @@ type Operations interface {
 	IomapBegin(r *Request, in *IomapBeginIn, out *IomapBeginOut) syscall.Errno
 	// IomapEnd says that an operation on a mapping is over. ENOSYS: never ask again.
 	IomapEnd(r *Request, in *IomapEndIn) syscall.Errno
-	// IomapIoend says that data is on the device, or could not be brought there. It must always be
-	// able to go on.
+	// IomapIoend says that data is on the device, or could not be brought there. Others wait for it,
+	// so it must not wait for any request, and neither must IomapBegin for writeback.
 	IomapIoend(r *Request, in *IomapIoendIn, out *IomapIoendOut) syscall.Errno
 	// FreezeFS makes the filesystem durable and still, until UnfreezeFS.
 	FreezeFS(r *Request, in *FreezeFSIn) syscall.Errno

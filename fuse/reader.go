@@ -12,13 +12,18 @@ import (
 // readers are the goroutines that serve one connection. There is always one that waits for a request,
 // up to the maximum: whoever takes a request and leaves nobody waiting starts another. Once started a
 // reader stays, so their number is that of the requests that ever came at the same time.
+//
+// With fuse-iomap somebody must wait even when there cannot be more: see overflow.
 type readers struct {
 	d   *Device
 	s   *Session
 	max int
 
 	idle atomic.Int32 // readers that wait, or are about to
-	full atomic.Bool  // there will be no more readers: idle does not matter
+	full atomic.Bool  // there will be no more readers: idle does not matter without fuse-iomap
+
+	overflow overflow
+	reclaim  sync.Once // complained of noReclaim
 
 	mu     sync.Mutex
 	n      int // readers started
@@ -26,6 +31,12 @@ type readers struct {
 	over   bool
 	err    error
 	done   chan struct{} // closed when Serve is to return
+}
+
+// source is where a reader reads from. The replies have to be written there.
+type source struct {
+	fd   int
+	owed sync.WaitGroup // requests that overflow has
 }
 
 // start adds a reader on f, which it closes in the end.
@@ -71,7 +82,9 @@ func (p *readers) startAnother() {
 // run is a reader.
 func (p *readers) run(f *os.File, buf buffer) {
 	w := p.s.NewWorker()
-	err := p.loop(int(f.Fd()), w, buf)
+	src := &source{fd: int(f.Fd())}
+	err := p.loop(src, w, buf)
+	src.owed.Wait()
 	w.Close()
 	buf.free()
 	_ = f.Close()
@@ -79,6 +92,9 @@ func (p *readers) run(f *os.File, buf buffer) {
 	p.active--
 	last := p.active == 0
 	p.mu.Unlock()
+	if last {
+		p.overflow.close()
+	}
 	if last || err != nil && err != ErrAborted {
 		p.finish(err)
 	} else {
@@ -87,10 +103,14 @@ func (p *readers) run(f *os.File, buf buffer) {
 }
 
 // loop serves requests until the connection ends.
-func (p *readers) loop(fd int, w *Worker, buf buffer) error {
+func (p *readers) loop(src *source, w *Worker, buf buffer) error {
 	req, reply := buf.request(), buf.reply()
+	iomap := false
 	for {
-		n, err := unix.Read(fd, req)
+		if iomap {
+			p.help(w, buf)
+		}
+		n, err := unix.Read(src.fd, req)
 		switch err {
 		case nil:
 		case unix.EINTR, unix.EAGAIN, unix.ENOENT:
@@ -107,17 +127,67 @@ func (p *readers) loop(fd int, w *Worker, buf buffer) error {
 		if n == 0 {
 			return nil // a socket in place of the device was closed
 		}
-		if !p.full.Load() && p.idle.Add(-1) == 0 && !brief(req[:n]) {
+		if !iomap && p.s.iomap() {
+			iomap = true
+			p.noReclaim()
+		}
+		switch {
+		case iomap:
+			if p.pass(src, req[:n]) {
+				p.idle.Add(1)
+				continue
+			}
+		case !p.full.Load() && p.idle.Add(-1) == 0 && !brief(req[:n]):
 			p.startAnother()
 		}
 		if n, ok := w.Handle(req[:n], reply); ok {
-			p.send(fd, buf.message(n))
+			p.send(src.fd, buf.message(n))
 		}
 		if err := p.s.Err(); err != nil {
 			return err
 		}
-		if !p.full.Load() {
+		if iomap || !p.full.Load() {
 			p.idle.Add(1)
+		}
+	}
+}
+
+// pass decides with fuse-iomap whether somebody else handles a request, because nobody but its reader
+// is left to read the next one, and sees to it. DESTROY always goes that way: it waits for others, and
+// must stay behind those that did.
+func (p *readers) pass(src *source, req []byte) bool {
+	last, urgent := p.idle.Add(-1) == 0, urgent(req)
+	if last && !p.full.Load() && !(urgent && brief(req)) {
+		p.startAnother()
+		last = p.idle.Load() == 0
+	}
+	if p.overflow.interrupt(req) {
+		return true
+	}
+	destroy := len(req) >= InHeaderSize && load[InHeader](req).Opcode == OpDestroy
+	return (last && !urgent || destroy) && p.overflow.take(src, req)
+}
+
+// help handles parked requests, as long as there is another reader that waits. Whoever parks one, or is
+// through with another, looks here afterwards, so that none stays parked while two readers wait.
+func (p *readers) help(w *Worker, buf buffer) {
+	for p.overflow.queued.Load() > 0 && p.spare() {
+		if r := p.overflow.poll(); r != nil {
+			p.overflow.handle(r, w, buf)
+		}
+		p.idle.Add(1)
+	}
+}
+
+// spare takes the caller out of the readers that wait, and false if it is the only one.
+func (p *readers) spare() bool {
+	for {
+		n := p.idle.Load()
+		if n < 2 {
+			return false
+		}
+		if p.idle.CompareAndSwap(n, n-1) {
+			return true
 		}
 	}
 }
@@ -167,6 +237,7 @@ func (p *readers) note(err error) {
 // they still read the session refuses, and they end with the mount, or the process.
 func (p *readers) finish(err error) {
 	p.note(err)
+	p.overflow.close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.over {

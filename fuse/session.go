@@ -48,6 +48,9 @@ type Session struct {
 
 	proto      atomic.Pointer[Protocol] // nil before INIT
 	ready      chan struct{}            // closed when INIT was accepted
+	configures atomic.Bool              // IOMAP_CONFIG has come
+	configured chan struct{}            // closed when it was answered, and by destroy
+	release    func()                   // closes configured
 	err        atomic.Pointer[error]    // why the session cannot go on
 	destroyed  atomic.Bool              // no more calls of ops
 	complained atomic.Bool              // about a malformed request
@@ -63,7 +66,8 @@ func NewSession(ops Operations, t Transport, o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{ops: ops, t: t, want: want, log: o.Logger, ready: make(chan struct{})}
+	s := &Session{ops: ops, t: t, want: want, log: o.Logger, ready: make(chan struct{}), configured: make(chan struct{})}
+	s.release = sync.OnceFunc(func() { close(s.configured) })
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -115,6 +119,7 @@ func (s *Session) destroy(self *Worker) {
 	if !s.destroyed.CompareAndSwap(false, true) {
 		return
 	}
+	s.release()
 	for _, w := range *s.workers.Load() {
 		if w != self {
 			w.drain()

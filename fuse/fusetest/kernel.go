@@ -194,16 +194,32 @@ func (k *Kernel) Go(op fuse.Opcode, nodeid uint64, parts ...[]byte) *Call {
 
 // GoRaw sends any bytes and waits for a reply to unique.
 func (k *Kernel) GoRaw(unique uint64, msg []byte) *Call {
+	c := k.expect(unique)
+	go k.post(unique, msg)
+	return c
+}
+
+// Post is Go for tests of order: over a socket the request is in the queue of the device when Post
+// returns, behind those that were posted before. The direct link handles it meanwhile.
+func (k *Kernel) Post(op fuse.Opcode, nodeid uint64, parts ...[]byte) *Call {
+	unique := k.NextUnique()
+	c := k.expect(unique)
+	k.post(unique, k.Message(op, nodeid, unique, parts...))
+	return c
+}
+
+func (k *Kernel) expect(unique uint64) *Call {
 	c := &Call{Unique: unique, reply: make(chan Reply, 1)}
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.pending[unique] = c.reply
-	k.mu.Unlock()
-	go func() {
-		if err := k.link.send(msg); err != nil {
-			k.drop(unique)
-		}
-	}()
 	return c
+}
+
+func (k *Kernel) post(unique uint64, msg []byte) {
+	if err := k.link.send(msg); err != nil {
+		k.drop(unique)
+	}
 }
 
 // Do sends a request and waits for the reply.
