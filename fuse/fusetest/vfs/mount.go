@@ -92,6 +92,7 @@ func TryMount(tb testing.TB, ops fuse.Operations, cfg Config) (*FS, error) {
 	fs.k = k
 	if err := fs.start(); err != nil {
 		fs.dead.Store(true)
+		fs.close()
 		return nil, errors.Join(err, k.Unmount())
 	}
 	tb.Cleanup(func() {
@@ -157,7 +158,7 @@ func (fs *FS) configure() error {
 		fs.maxLinks = out.MaxLinks
 	}
 	if out.Flags&fuse.IomapConfigTime != 0 {
-		fs.timeGran = out.TimeGran
+		fs.timeGran = max(out.TimeGran, 1)
 	}
 	if out.Flags&fuse.IomapConfigCacheMaxbytes != 0 && out.CacheMaxbytes != 0 {
 		fs.cacheLimit.Store(min(max(out.CacheMaxbytes, 256), 2<<20))
@@ -245,15 +246,20 @@ func (fs *FS) end() error {
 		_, errno := fs.request(kernelTask, fuse.OpDestroy, 0)
 		err = errors.Join(err, fail(errno))
 	}
+	fs.close()
+	return errors.Join(err, fs.k.Unmount())
+}
+
+// close ends what the test sees of violations.
+func (fs *FS) close() {
 	fs.mu.Lock()
+	defer fs.mu.Unlock()
 	fs.over = true
 	for _, e := range fs.expected {
 		if !e.met {
 			fs.tb.Errorf("no violation whose message has %q", e.part)
 		}
 	}
-	fs.mu.Unlock()
-	return errors.Join(err, fs.k.Unmount())
 }
 
 // Kill ends the connection as if the server had died: nothing is written back, every request fails from
