@@ -51,6 +51,7 @@ type mountRecord struct {
 // connectionRecord describes the first descriptor.
 type connectionRecord struct {
 	RootNode uint64 `json:"rootNode"`
+	Iomap    bool   `json:"iomap"`   // the kernel should be able to move file data itself
 	Claimed  bool   `json:"claimed"` // the last descriptor keeps others off the device
 }
 

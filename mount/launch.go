@@ -259,7 +259,7 @@ func (l *launcher) handOver() error {
 	m := l.mounted
 	msg := message{Step: stepMounted, Mount: &mountRecord{Source: m.Source, Dir: m.Dir, Dev: m.Dev}}
 	if !l.connected {
-		msg.Connection = &connectionRecord{RootNode: defaultRootNode}
+		msg.Connection = &connectionRecord{RootNode: defaultRootNode, Iomap: l.Iomap}
 		msg.files = append(msg.files, m.Fuse)
 	}
 	if m.Dir != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -72,6 +73,8 @@ type service struct {
 	log        *os.File
 	mount      mountRecord // as far as it is known
 	mounted    bool        // it is
+	iomap      bool        // the kernel should be able to move file data itself
+	path       DataPath    // once the mount answers
 	background bool
 	state      *State
 	claim      *os.File
@@ -124,6 +127,7 @@ func (s *service) run(open Opener) (err error) {
 		s.claim = c.Claim
 		m.files = m.files[:n-1]
 	}
+	s.iomap = m.Connection.Iomap
 	s.placed(m)
 	return s.serve(fs, c)
 }
@@ -180,8 +184,11 @@ func (s *service) serve(fs Service, c Connection) error {
 				}
 			}
 			return err
-		case path := <-ready:
-			if s.ctl.send(message{Step: stepServing, Path: path}) != nil {
+		case s.path = <-ready:
+			if s.request.Foreground {
+				s.logPath()
+			}
+			if s.ctl.send(message{Step: stepServing, Path: s.path}) != nil {
 				stop.now() // the launcher is gone, and nobody has seen the mount
 			}
 		case m, ok := <-launcher:
@@ -194,11 +201,25 @@ func (s *service) serve(fs Service, c Connection) error {
 			case !s.request.Foreground:
 				launcher = nil
 				s.leave()
+				s.logPath()
 			}
 		case <-signals:
 			stop.now()
 		}
 	}
+}
+
+// logPath tells the log which way data goes. On a kernel that knows only one there is nothing
+// to tell, unless somebody wants to know everything.
+func (s *service) logPath() {
+	level := slog.LevelDebug
+	switch {
+	case s.path.Iomap:
+		level = slog.LevelInfo
+	case s.iomap:
+		level = slog.LevelWarn
+	}
+	s.request.NewLogger().Log(context.Background(), level, "file data goes "+s.path.Text, "source", s.request.Source)
 }
 
 // watchLauncher passes on what the launcher says, until it has confirmed the mount or is

@@ -85,7 +85,7 @@ const abortPause = 10 * time.Millisecond
 // mountSync mounts with the server reading already.
 func (l *launcher) mountSync(m *syncMount) error {
 	defer m.close()
-	record := &connectionRecord{RootNode: m.rootNode}
+	record := &connectionRecord{RootNode: m.rootNode, Iomap: true}
 	files := []*os.File{m.dev}
 	if claim := l.takeClaim(); claim != nil {
 		defer claim.Close()

@@ -43,6 +43,7 @@ type Iomap struct {
 	// device does as a whole or not at all. 0: none, or not known.
 	AtomicMin, AtomicMax uint32
 	// Chosen, if not nil, is told once which way data goes, and why; see Server.DataPath.
+	// Without, the log is told.
 	// An error says that the mount must fail, because it is not the way that Mode wants.
 	Chosen func(path string, err error)
 }
@@ -72,10 +73,16 @@ func (s *Server) DataPath() string {
 	return ""
 }
 
-// chosen notes which way data goes.
-func (s *Server) chosen(path string, err error) {
-	if s.path.CompareAndSwap(nil, &path) && s.iomap.Chosen != nil {
+// chosen notes which way data goes, and tells whoever wants to know, or else the log.
+func (s *Server) chosen(level slog.Level, path string, err error) {
+	switch {
+	case !s.path.CompareAndSwap(nil, &path):
+	case s.iomap.Chosen != nil:
 		s.iomap.Chosen(path, err)
+	case err != nil:
+		s.log.Error("the filesystem is not served", "error", err)
+	default:
+		s.log.Log(context.Background(), level, "data: "+path)
 	}
 }
 
@@ -83,18 +90,15 @@ func (s *Server) chosen(path string, err error) {
 // kernel would have moved it, but for an error.
 func (s *Server) moves(why string, failed bool) syscall.Errno {
 	path := "through the server: " + why
-	switch {
-	case s.iomap.Mode == IomapOn:
-		err := fmt.Errorf("iomap=on: the kernel cannot move the data itself: %s: %w", why, syscall.EOPNOTSUPP)
-		s.log.Error("the filesystem is not served", "error", err)
-		s.chosen(path, err)
+	if s.iomap.Mode == IomapOn {
+		s.chosen(slog.LevelError, path, fmt.Errorf("iomap=on: the kernel cannot move the data itself: %s: %w", why, syscall.EOPNOTSUPP))
 		return syscall.EOPNOTSUPP
-	case failed:
-		s.log.Warn("data: through the server", "reason", why)
-	default:
-		s.log.Info("data: through the server", "reason", why)
 	}
-	s.chosen(path, nil)
+	level := slog.LevelInfo
+	if failed {
+		level = slog.LevelWarn
+	}
+	s.chosen(level, path, nil)
 	return 0
 }
 
@@ -128,8 +132,7 @@ func (s *Server) IomapConfig(r *fuse.Request, in *fuse.IomapConfigIn, out *fuse.
 	o.describeFS(&info, in, out)
 	s.fs.MoveOutside(o)
 	s.outside.Store(o)
-	s.log.Info("data: fuse-iomap", "device", s.iomap.Name)
-	s.chosen("fuse-iomap, device "+s.iomap.Name, nil)
+	s.chosen(slog.LevelInfo, "fuse-iomap, device "+s.iomap.Name, nil)
 	return 0
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -37,8 +38,8 @@ func newServeCommand() *cobra.Command {
 type service struct {
 	fs      *ext4.FS
 	request *mount.Request
-	iomap   iomapOptions
-	noIomap string       // why not, as far as the launcher did not know
+	iomap   server.Iomap
+	noIomap string       // why the kernel cannot move file data, as far as the launcher did not know
 	close   func() error // closes fs and what else belongs to the image, once
 	claim   *os.File     // on the device, if it is there
 }
@@ -80,13 +81,12 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if err != nil {
 		return nil, mountError(fmt.Errorf("%s: %w", r.Source, err))
 	}
-	s := &service{fs: fs, request: r, iomap: o.Iomap}
+	s := &service{fs: fs, request: r, iomap: server.Iomap{Mode: iomapModes[o.Iomap.Mode], Device: -1, NoDevice: o.Iomap.Why}}
 	s.close = sync.OnceValue(s.closeImage)
-	if s.iomap.Why == "" {
-		s.noIomap = movable(dev, fs)
-		s.iomap.Why = s.noIomap
+	if o.Iomap.Why == "" {
+		s.noIomap = giveDevice(&s.iomap, o.Iomap.Device, dev, fs)
 	}
-	if s.noIomap != "" && s.iomap.Mode == mount.IomapOn {
+	if s.noIomap != "" && o.Iomap.Mode == mount.IomapOn {
 		s.close()
 		return nil, mountError(fmt.Errorf("mount option \"iomap=on\": %s", s.noIomap))
 	}
@@ -117,9 +117,20 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	s.claim = c.Claim
 	log := s.request.NewLogger()
 	flags := s.request.Options.Flags
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	chosen := make(chan mount.DataPath, 1)
+	s.iomap.Chosen = func(path string, err error) {
+		if err != nil {
+			end(err) // the kernel is told, but a mount without an answer would stay
+			return
+		}
+		chosen <- mount.DataPath{Iomap: strings.HasPrefix(path, "fuse-iomap"), Text: path}
+	}
 	srv := server.New(s.fs, server.Options{
 		Logger: log, Owner: uint32(os.Geteuid()), Destroy: func() { _ = s.close() }, // Close tells the error
 		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
+		RootNode: c.RootNode, Iomap: s.iomap,
 	})
 	params := srv.Params()
 	if s.request.Options.Ext4.NoACL {
@@ -137,12 +148,19 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	defer close(ended)
 	go func() {
 		select {
-		case <-session.Ready():
-			ready(mount.DataPath{Text: "through the server: " + s.iomap.Why})
+		case path := <-chosen:
+			select {
+			case <-session.Ready():
+				ready(path)
+			case <-ended:
+			}
 		case <-ended:
 		}
 	}()
-	return session.Serve(ctx)
+	if err = session.Serve(ctx); err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
 func (s *service) ReadOnly() string { return s.fs.ReadOnlyReason() }
