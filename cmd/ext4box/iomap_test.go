@@ -166,7 +166,7 @@ func TestIomapFallback(t *testing.T) {
 		if !strings.Contains(it.stderr, "mounted on "+it.dir) || strings.Count(it.stderr, "file data goes through the server") != 2 {
 			t.Errorf("said %q", it.stderr)
 		}
-		if b, err := os.ReadFile(filepath.Join(loop, "../ro")); err != nil || strings.TrimSpace(string(b)) != "1" {
+		if b, err := os.ReadFile(filepath.Join(it.loop(), "../ro")); err != nil || strings.TrimSpace(string(b)) != "1" {
 			t.Errorf("mounted for reading: ro is %q, %v", b, err)
 		}
 		if got, err := os.ReadFile(filepath.Join(it.dir, "file")); err != nil || !bytes.Equal(got, data) {

@@ -57,12 +57,14 @@ func unmountBelow(dir string) {
 	}
 }
 
-// condition knows [root], [mount]: a mount can be made, and [xattr]: the temporary
-// directory takes extended attributes.
+// condition knows [root], [mount]: a mount can be made, [iomap]: the kernel has fuse-iomap,
+// and [xattr]: the temporary directory takes extended attributes.
 func condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "iomap":
+		return mount.AskIomap().Known, nil
 	case "xattr":
 		f, err := os.CreateTemp("", "xattr")
 		if err != nil {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -239,26 +238,4 @@ func (k kernelFUSE) overUring() Check {
 		return no(name, "present but switched off", "echo Y > "+enableUring+" as root")
 	}
 	return k.feature(name, flagOverUring, "Linux 6.14", "")
-}
-
-// iomap asks whether file data can be moved by the kernel itself: the ioctl
-// FUSE_DEV_IOC_IOMAP_SUPPORT, _IOR(229, 99, 16 bytes).
-func iomap() Check {
-	const name, request = "fuse-iomap", 0x8010E563
-	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return Check{Name: name, Answer: Unknown, Detail: "/dev/fuse cannot be opened"}
-	}
-	defer unix.Close(dev)
-	var support struct{ Flags, _ uint64 }
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(dev), request, uintptr(unsafe.Pointer(&support)))
-	switch {
-	case errno != 0:
-		return no(name, "the kernel does not know it (an experimental patch); "+
-			"ext4box moves the data itself", "")
-	case support.Flags == 0:
-		return no(name, "the kernel knows it and does not allow it to this user", "run as root (CAP_SYS_RAWIO)")
-	default:
-		return yes(name, fmt.Sprintf("flags %#x", support.Flags))
-	}
 }

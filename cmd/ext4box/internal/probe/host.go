@@ -68,19 +68,21 @@ func seccomp() Check {
 	return yes(name, "filters that end a process")
 }
 
-// loopDevices are what the kernel's own ext4 needs for an image file; ext4box
-// does not.
+const loopControl = "/dev/loop-control"
+
+// loopDevices are what the kernel needs for an image file, its own ext4 as well as
+// fuse-iomap. Without that ext4box does not.
 func loopDevices() Check {
-	const name, path = "loop-devices", "/dev/loop-control"
+	const name, path = "loop-devices", loopControl
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case err == nil:
 		unix.Close(fd)
-		return yes(name, path+" can be opened by this user (ext4box does not need it)")
+		return yes(name, path+" can be opened by this user (needed only with fuse-iomap)")
 	case errors.Is(err, unix.ENOENT):
-		return no(name, "there is no "+path+" (ext4box does not need it)", "")
+		return no(name, "there is no "+path+" (needed only with fuse-iomap)", "")
 	default:
-		return no(name, fmt.Sprintf("%s: %v (ext4box does not need it)", path, err), "")
+		return no(name, fmt.Sprintf("%s: %v (needed only with fuse-iomap)", path, err), "")
 	}
 }
 

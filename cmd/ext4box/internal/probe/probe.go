@@ -1,5 +1,7 @@
 package probe
 
+import "ext4box/mount"
+
 // Answer is the outcome of a check.
 type Answer string
 
@@ -31,7 +33,7 @@ type Options struct {
 
 // All asks everything, in an order that reads well.
 func All(o Options) []Check {
-	fuse := askFUSE(o.Child)
+	fuse, kernel := askFUSE(o.Child), mount.AskIomap()
 	return []Check{
 		devFuse(),
 		fusermount(),
@@ -40,12 +42,13 @@ func All(o Options) []Check {
 		fuse.feature("passthrough", flagPassthrough, "Linux 6.9", ""),
 		ioUring(),
 		fuse.overUring(),
-		iomap(),
+		iomap(kernel),
 		userNamespaces(o.Child),
 		landlock(),
 		seccomp(),
 		loopDevices(),
 		directIO(o),
+		dataPath(kernel, o),
 	}
 }
 
