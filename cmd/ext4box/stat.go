@@ -39,6 +39,10 @@ type statJSON struct {
 	fileJSON
 	FlagNames []string    `json:"flag_names"`
 	Xattrs    []xattrJSON `json:"xattrs"`
+	// Of a regular file: whether the kernel could move its data itself, with fuse-iomap,
+	// and why not.
+	Mappable         *bool  `json:"mappable,omitempty"`
+	UnmappableReason string `json:"unmappable_reason,omitempty"`
 
 	file listed // its strings as they are
 }
@@ -105,6 +109,10 @@ func statPath(fs *ext4.FS, path string, follow bool) (*statJSON, error) {
 		}
 	}
 	s := &statJSON{fileJSON: newFileJSON(&e), FlagNames: flagWords(e.stat.Flags), Xattrs: []xattrJSON{}, file: e}
+	if e.stat.IsRegular() {
+		s.UnmappableReason = fs.Mappable(ino)
+		s.Mappable = new(s.UnmappableReason == "")
+	}
 	names, err := fs.Listxattr(ino)
 	if err != nil {
 		return nil, err
@@ -152,6 +160,9 @@ func printStat(w io.Writer, s *statJSON, blank bool) error {
 	}
 	if s.ProjectID != 0 {
 		row("Project", "%d", s.ProjectID)
+	}
+	if s.UnmappableReason != "" {
+		row("Data", "through the server, even with fuse-iomap: %s", s.UnmappableReason)
 	}
 	for _, x := range s.Xattrs {
 		row("Attribute", "%s=%s", printable(x.exact), xattrText(x.Value))
