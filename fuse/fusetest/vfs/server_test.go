@@ -65,11 +65,13 @@ func newServer() *server {
 	}
 }
 
-// mountOn mounts a server on a device of 64 MiB.
+// mountOn mounts a server, on a device of 64 MiB unless the configuration has another.
 func mountOn(t *testing.T, s *server, cfg Config) (*FS, *blocktest.Mem) {
 	t.Helper()
 	mem := blocktest.NewMem(64 << 20)
-	cfg.Devices = map[int]blockdev.Device{devFD: mem}
+	if cfg.Devices == nil {
+		cfg.Devices = map[int]blockdev.Device{devFD: mem}
+	}
 	cfg.Options.Iomap = true
 	if cfg.Options.Flags == 0 {
 		cfg.Options.Flags = fuse.InitNoOpenSupport | fuse.InitNoOpendirSupport | fuse.InitHandleKillprivV2 | fuse.InitAtomicOTrunc
