@@ -107,6 +107,10 @@ func (fs *FS) adapt(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) {
 		m.Offset, m.Length = 0, bs
 		if off >= bs {
 			m.Type, m.Inline, m.Offset, m.Length = iomap.Hole, nil, bs, end-bs
+		} else if op&iomap.Zero != 0 {
+			// What is cleared is behind the end of the file as it was or will be: there is
+			// nothing, and no room for zeros.
+			m.Type, m.Inline = iomap.Hole, nil
 		}
 		return
 	case iomap.Hole:
@@ -115,7 +119,7 @@ func (fs *FS) adapt(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) {
 		}
 		return
 	}
-	if m.Type == iomap.Unwritten && op&iomap.SwapFile == 0 || fs.w != nil && !fs.w.log.Committed(in.tid) {
+	if m.Type == iomap.Unwritten && op&iomap.SwapFile == 0 || in.dirty && !fs.w.log.Committed(in.tid) {
 		m.Flags |= iomap.Dirty
 	}
 	if op&iomap.Report != 0 && in.Flags&disk.FlagExtents == 0 {
@@ -162,7 +166,7 @@ const keptRuns = 4
 // keep hands a mapping out, and the next ones as far as the operation goes and there are not many. It tells
 // whether the cache has the first one now.
 func (fs *FS) keep(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) bool {
-	if fs.outside == nil || m.Type == iomap.Inline || in.mayInline || op&(iomap.Report|iomap.SwapFile|iomap.Atomic) != 0 {
+	if fs.outside == nil || in.inline() || in.mayInline || op&(iomap.Report|iomap.SwapFile|iomap.Atomic) != 0 {
 		return false
 	}
 	if err := fs.outside.Store(in.ino, *m); err != nil {

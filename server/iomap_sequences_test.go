@@ -27,18 +27,42 @@ type mounted struct {
 	contents []func() // to be looked at when it is unmounted
 }
 
+// modelConfig says what is mounted, and how.
+type modelConfig struct {
+	vfs.Config
+	mke2fs  []string
+	prepare func(*ext4.FS) // makes files
+	open    ext4.Options   // for mounting it
+	options func(*server.Options)
+}
+
 func mountModel(t *testing.T, g vfs.Generation, prepare func(*ext4.FS)) *mounted {
 	t.Helper()
-	m := &mounted{path: e2test.Image(t, 64<<20, "-t", "ext4", "-b", "4096")}
+	return mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g}, prepare: prepare})
+}
+
+func mountModelWith(t *testing.T, c modelConfig) *mounted {
+	t.Helper()
+	if c.mke2fs == nil {
+		c.mke2fs = images["extents"]
+	}
+	m := &mounted{path: e2test.Image(t, 64<<20, c.mke2fs...)}
 	var err error
 	if m.dev, err = blocktest.LoadMem(m.path); err != nil {
 		t.Fatal(err)
 	}
-	if m.fs, err = ext4.Open(m.dev, ext4.Options{}); err != nil {
-		t.Fatal(err)
+	if c.prepare != nil {
+		fs, err := ext4.Open(m.dev, ext4.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.prepare(fs)
+		if err := fs.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if prepare != nil {
-		prepare(m.fs)
+	if m.fs, err = ext4.Open(m.dev, c.open); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		raw := make([]byte, m.dev.Size())
@@ -51,13 +75,17 @@ func mountModel(t *testing.T, g vfs.Generation, prepare func(*ext4.FS)) *mounted
 			check()
 		}
 	})
-	s := server.New(m.fs, server.Options{
-		Iomap:   server.Iomap{Mode: server.IomapOn, Device: backingFD, Name: "loop7"},
-		Destroy: func() { m.fs.Close() },
-	})
-	m.FS = vfs.Mount(t, s, vfs.Config{
-		Generation: g, Devices: map[int]blockdev.Device{backingFD: m.dev}, Options: fuse.Options{Params: s.Params()},
-	})
+	o := server.Options{
+		Iomap:    server.Iomap{Mode: server.IomapOn, Device: backingFD, Name: "loop7", SectorSize: 512, AtomicMin: 512, AtomicMax: 65536},
+		RootNode: c.RootNodeID,
+		Destroy:  func() { m.fs.Close() },
+	}
+	if c.options != nil {
+		c.options(&o)
+	}
+	s := server.New(m.fs, o)
+	c.Devices, c.Options = map[int]blockdev.Device{backingFD: m.dev}, fuse.Options{Params: s.Params()}
+	m.FS = vfs.Mount(t, s, c.Config)
 	return m
 }
 
@@ -218,8 +246,8 @@ func TestSequenceAppend(t *testing.T) {
 			"IOMAP_BEGIN 12 op=WRITE pos=100 count=5000 -> read=0+4096:RETRY_CACHE write=0+4096:PURE_OVERWRITE",
 			"notify UPSERT_MAPPINGS 12 read=0+4096:MAPPED@1:D write=0+4096:NOCACHE",
 			"IOMAP_END 12 op=WRITE pos=100 count=3996 written=3996 map=0+4096:MAPPED|SIZE_CHANGED@1:D -> ENOSYS",
-			"IOMAP_BEGIN 12 op=WRITE pos=4096 count=1004 -> read=4096+65536:RETRY_CACHE write=4096+65536:PURE_OVERWRITE",
-			"notify UPSERT_MAPPINGS 12 read=4096+65536:UNWRITTEN|DIRTY@1:D write=4096+65536:NOCACHE")
+			"IOMAP_BEGIN 12 op=WRITE pos=4096 count=1004 -> read=4096+4096:RETRY_CACHE write=4096+4096:PURE_OVERWRITE",
+			"notify UPSERT_MAPPINGS 12 read=4096+4096:UNWRITTEN|DIRTY@1:D write=4096+4096:NOCACHE")
 		if st, err := m.fs.Stat(ext4.Ino(f.NodeID())); err != nil || st.Size != 100 {
 			t.Errorf("before writeback the size on disk is %d, %v", st.Size, err)
 		}
