@@ -20,12 +20,13 @@ import (
 
 // An exerciser is what a run of random I/O does and where.
 type exerciser struct {
-	name  string
-	args  []string
-	way   ioWay
-	mount mountFunc
-	large bool // few large files and pieces, of several requests each
-	tiny  bool // small files and pieces, which come and go
+	name   string
+	args   []string
+	way    ioWay
+	mount  mountFunc
+	sector int64 // what direct I/O is a multiple of
+	large  bool  // few large files and pieces, of several requests each
+	tiny   bool  // small files and pieces, which come and go
 }
 
 // A mountFunc mounts an image for writing until done is called, at the latest until the test ends.
@@ -103,11 +104,11 @@ const (
 // buffer in memory holds to which the same was done.
 func TestFsx(t *testing.T) {
 	requireMounting(t)
-	fsx(t, exercisers(), byKernel)
+	fsx(t, exercisers(), byKernel, 1)
 }
 
 // fsx runs exercisers with what the environment asks for.
-func fsx(t *testing.T, all []exerciser, mount mountFunc) {
+func fsx(t *testing.T, all []exerciser, mount mountFunc, sector int64) {
 	ops, seed := fsxOps, uint64(fsxSeed)
 	if s := os.Getenv(fsxOpsEnv); s != "" {
 		n, err := strconv.Atoi(s)
@@ -132,7 +133,7 @@ func fsx(t *testing.T, all []exerciser, mount mountFunc) {
 	var total fsxCount
 	t.Run("run", func(t *testing.T) {
 		for i, e := range all {
-			e.mount = mount
+			e.mount, e.sector = mount, sector
 			t.Run(e.name, func(t *testing.T) {
 				t.Parallel()
 				parallelism <- struct{}{}
@@ -187,10 +188,12 @@ func (e *exerciser) run(t *testing.T, seed uint64, ops int) (count [len(fsxOpNam
 	if e.tiny {
 		maxSize, maxIO = fsxTinySize, fsxTinyIO
 	}
+	sector := int(max(1, e.sector))
+	maxSize = (maxSize + sector - 1) / sector * sector
 	workers := make([]*fsxWorker, fsxWorkers)
 	for i := range workers {
 		w := &fsxWorker{name: fmt.Sprintf("%s worker %d, seed %d", e.name, i, seed), way: e.way, maxSize: int64(maxSize), maxIO: int64(maxIO),
-			rng: rand.New(rand.NewPCG(seed, uint64(i))), indirect: strings.HasPrefix(e.name, "ext3"), tiny: e.tiny}
+			rng: rand.New(rand.NewPCG(seed, uint64(i))), indirect: strings.HasPrefix(e.name, "ext3"), tiny: e.tiny, sector: int64(sector)}
 		for j := range w.files {
 			w.files[j] = &fsxFile{name: fmt.Sprintf("file-%d-%d", i, j)}
 		}

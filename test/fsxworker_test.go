@@ -74,6 +74,7 @@ type fsxWorker struct {
 	way      ioWay
 	indirect bool
 	tiny     bool  // the files are so small that their content may be inline
+	sector   int64 // what direct I/O is a multiple of
 	maxSize  int64 // of a file
 	maxIO    int64 // of an operation
 	rng      *rand.Rand
@@ -254,7 +255,7 @@ func (w *fsxWorker) look(f *fsxFile) error {
 	if w.way == directIO {
 		file = f.direct
 	}
-	got := alignedBuffer(len(f.shadow) + 4096)
+	got := alignedBuffer((len(f.shadow) + 2*4096 - 1) &^ 4095)
 	n, err := posixfs.ReadFull(file, got, 0)
 	if err != nil && err != io.EOF {
 		return err
@@ -265,6 +266,9 @@ func (w *fsxWorker) look(f *fsxFile) error {
 // do does one operation to the file and to its shadow.
 func (w *fsxWorker) do(op int, f *fsxFile) error {
 	off, n := w.place(f)
+	if op == opDirectRead || op == opDirectWrite {
+		off, n = off/w.sector*w.sector, (n+w.sector-1)/w.sector*w.sector
+	}
 	size := int64(len(f.shadow))
 	switch op {
 	case opRead, opDirectRead:
@@ -366,15 +370,20 @@ func (w *fsxWorker) mmap(op int, f *fsxFile, off, n int64) error {
 	defer m.Unmap()
 	if op == opMmapRead {
 		got := make([]byte, n)
-		m.Load(got, int(skip))
+		if err := m.Load(got, int(skip)); err != nil {
+			return err
+		}
 		return differs(f.shadow[off:off+n], got, off)
 	}
 	p := w.data(n)
-	m.Store(p, int(skip))
-	f.put(p, off)
+	stored := p
 	if off+n == size { // what is behind must not show when the file grows
-		m.Store(bytes.Repeat(p[:1], length-int(skip+n)), int(skip+n))
+		stored = append(bytes.Clone(p), bytes.Repeat(p[:1], length-int(skip+n))...)
 	}
+	if err := m.Store(stored, int(skip)); err != nil {
+		return err
+	}
+	f.put(p, off)
 	if w.rng.IntN(3) == 0 {
 		return m.Sync()
 	}

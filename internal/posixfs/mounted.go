@@ -300,7 +300,15 @@ func (f *file) Map(off int64, n int, write bool) (Mapping, error) {
 
 type mapping []byte
 
-func (m mapping) Load(p []byte, off int)  { copy(p, m[off:off+len(p)]) }
-func (m mapping) Store(p []byte, off int) { copy(m[off:off+len(p)], p) }
-func (m mapping) Sync() error             { return unix.Msync(m, unix.MS_SYNC) }
-func (m mapping) Unmap() error            { return unix.Munmap(m) }
+func (m mapping) Load(p []byte, off int) error {
+	copy(p, m[off:off+len(p)])
+	return nil
+}
+
+func (m mapping) Store(p []byte, off int) error {
+	copy(m[off:off+len(p)], p)
+	return nil
+}
+
+func (m mapping) Sync() error  { return unix.Msync(m, unix.MS_SYNC) }
+func (m mapping) Unmap() error { return unix.Munmap(m) }

@@ -90,10 +90,11 @@ type File interface {
 	Close() error
 }
 
-// Mapping is a part of a file in memory. Offsets are relative to its beginning.
+// Mapping is a part of a file in memory. Offsets are relative to its beginning. Where the system would send a
+// signal Load and Store may return an error.
 type Mapping interface {
-	Load(p []byte, off int)
-	Store(p []byte, off int)
+	Load(p []byte, off int) error
+	Store(p []byte, off int) error
 	// Sync waits until what was stored is durable.
 	Sync() error
 	Unmap() error

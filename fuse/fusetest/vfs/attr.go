@@ -497,15 +497,17 @@ func (t *Task) setattrNow(in *inode, a *iattr) syscall.Errno {
 		a.valid |= attrMtime | attrCtime
 	}
 	s := t.setattrIn(in, a)
-	if s.Valid == 0 {
-		return 0
-	}
 	if s.Valid&fuse.SetattrSize != 0 {
 		if errno := in.truncate(t.caller(), s); errno != 0 {
 			return errno
 		}
-	} else if errno := in.setattr(t.caller(), s); errno != 0 {
-		return errno
+	} else {
+		if errno := in.setattr(t.caller(), s); errno != 0 {
+			return errno
+		}
+		if in.ownsTimes() {
+			in.setTimes(s)
+		}
 	}
 	in.forgetACLs()
 	if a.valid&attrMode != 0 && in.flags.exclusive && t.fs.posixACL() && in.typ != syscall.S_IFLNK && a.valid&attrForce == 0 {

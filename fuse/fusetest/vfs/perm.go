@@ -190,7 +190,7 @@ func (t *Task) mayFollow(dir, link *inode) bool {
 // what is there already.
 func (t *Task) mayCreateInSticky(dir, in *inode) bool {
 	d, uid := dir.attributes(), in.attributes().UID
-	level := 0
+	level := 1 // of anything else
 	switch in.typ {
 	case syscall.S_IFREG:
 		level = protected("regular")
