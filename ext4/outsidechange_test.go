@@ -1,0 +1,756 @@
+package ext4_test
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ext4box/blockdev"
+	"ext4box/blockdev/blocktest"
+	"ext4box/ext4"
+	"ext4box/iomap"
+)
+
+// drop is a range of a file whose mappings were taken back.
+type drop struct {
+	ino    ext4.Ino
+	off, n uint64
+}
+
+// dropped is a cache of mappings that keeps none, and notes what is taken back.
+type dropped struct {
+	mu    sync.Mutex
+	drops []drop
+}
+
+func (d *dropped) Store(ext4.Ino, iomap.Mapping) error { return nil }
+func (d *dropped) WriteBack(ext4.Ino) error            { return nil }
+func (d *dropped) Drop(ino ext4.Ino, off, n uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drops = append(d.drops, drop{ino, off, n})
+	return nil
+}
+
+func (d *dropped) take() []drop {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	drops := d.drops
+	d.drops = nil
+	return drops
+}
+
+// changeRig is a filesystem whose data the test moves.
+type changeRig struct {
+	*ext4.FS
+	t     *testing.T
+	mem   *blocktest.Mem
+	dev   *blocktest.Failing
+	cache *dropped
+	bs    uint64
+}
+
+func newChangeRig(t *testing.T, size int64, args string) *changeRig {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "img")
+	mke2fs(t, path, size, strings.Fields(args)...)
+	mem, err := blocktest.LoadMem(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &changeRig{t: t, mem: mem, dev: blocktest.NewFailing(mem), cache: &dropped{}}
+	if r.FS, err = ext4.Open(r.dev, ext4.Options{CommitInterval: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Statfs()
+	r.must(err)
+	r.bs = uint64(s.BlockSize)
+	r.MoveOutside(r.cache)
+	return r
+}
+
+func (r *changeRig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *changeRig) create(name string) ext4.Ino {
+	r.t.Helper()
+	ino, err := r.Create(ext4.RootIno, name, ext4.NewNode{Mode: syscall.S_IFREG | 0o644})
+	r.must(err)
+	r.Hold(ino)
+	return ino
+}
+
+// begin asks for mappings to write blocks of a file, and tells where these are.
+func (r *changeRig) begin(ino ext4.Ino, blk, n uint64) (addrs []uint64) {
+	r.t.Helper()
+	for end := blk + n; blk < end; {
+		m, _, err := r.MapOutside(ino, blk*r.bs, (end-blk)*r.bs, iomap.Write, false)
+		r.must(err)
+		if m.Type != iomap.Mapped && m.Type != iomap.Unwritten || !m.Contains(blk*r.bs) {
+			r.t.Fatalf("block %d is mapped %+v", blk, m)
+		}
+		for ; blk < end && m.Contains(blk*r.bs); blk++ {
+			addrs = append(addrs, m.Addr+blk*r.bs-m.Offset)
+		}
+	}
+	return addrs
+}
+
+// put fills a block of the device with a letter.
+func (r *changeRig) put(addr uint64, c byte) {
+	r.t.Helper()
+	_, err := r.mem.WriteAt(bytes.Repeat([]byte{c}, int(r.bs)), int64(addr))
+	r.must(err)
+}
+
+// fill writes blocks, as the kernel writes them back.
+func (r *changeRig) fill(ino ext4.Ino, blk, n uint64, c byte) (addrs []uint64) {
+	r.t.Helper()
+	addrs = r.begin(ino, blk, n)
+	for _, at := range addrs {
+		r.put(at, c)
+	}
+	size, err := r.IOEndOutside(ino, blk*r.bs, n*r.bs, 0)
+	r.must(err)
+	if size < (blk+n)*r.bs {
+		r.t.Fatalf("the size is %d after writing up to block %d", size, blk+n)
+	}
+	return addrs
+}
+
+// stays verifies that blocks are still where they were, and not written.
+func (r *changeRig) stays(ino ext4.Ino, blk uint64, addrs []uint64) {
+	r.t.Helper()
+	for i, now := range r.begin(ino, blk, uint64(len(addrs))) {
+		if typ, _ := r.at(ino, blk+uint64(i)); now != addrs[i] || typ != iomap.Unwritten {
+			r.t.Errorf("block %d has gone from %d to %d, with type %d", blk+uint64(i), addrs[i], now, typ)
+		}
+	}
+}
+
+// at is how a block is mapped.
+func (r *changeRig) at(ino ext4.Ino, blk uint64) (typ iomap.Type, addr uint64) {
+	r.t.Helper()
+	m, err := r.Begin(ino, blk*r.bs, r.bs, iomap.Report)
+	r.must(err)
+	if m.Addr == iomap.NullAddr {
+		return m.Type, 0
+	}
+	return m.Type, m.Addr + blk*r.bs - m.Offset
+}
+
+// types is how the blocks of a file are mapped, a letter each.
+func (r *changeRig) types(ino ext4.Ino, n uint64) string {
+	r.t.Helper()
+	s := ""
+	for blk := range n {
+		typ, _ := r.at(ino, blk)
+		s += string("-?MU"[typ])
+	}
+	return s
+}
+
+// has verifies what the device has at an address.
+func (r *changeRig) has(addr uint64, want string) {
+	r.t.Helper()
+	got := make([]byte, len(want))
+	_, err := r.mem.ReadAt(got, int64(addr))
+	r.must(err)
+	if string(got) != want {
+		r.t.Errorf("there is %.20q... on the device instead of %.20q...", got, want)
+	}
+}
+
+func (r *changeRig) size(ino ext4.Ino, want uint64) {
+	r.t.Helper()
+	if st, err := r.Stat(ino); err != nil || st.Size != int64(want) {
+		r.t.Errorf("size %d, %v; want %d", st.Size, err, want)
+	}
+}
+
+// free is the number of blocks that are neither used nor reserved for what was asked
+// for.
+func (r *changeRig) free() uint64 {
+	r.t.Helper()
+	r.must(r.Sync())
+	s, err := r.Statfs()
+	r.must(err)
+	return s.BlocksFree
+}
+
+func (r *changeRig) dropsNothing() {
+	r.t.Helper()
+	if d := r.cache.take(); len(d) > 0 {
+		r.t.Errorf("mappings were taken back: %+v", d)
+	}
+}
+
+func (r *changeRig) finish() {
+	r.t.Helper()
+	r.must(r.Close())
+	fsck(r.t, copied(r.t, r.mem))
+}
+
+// outsideKinds are filesystems with maps of different kinds.
+var outsideKinds = map[string]string{
+	"extents":  "-t ext4",
+	"1k":       "-t ext4 -b 1024",
+	"indirect": "-t ext3",
+	"bigalloc": "-t ext4 -O bigalloc",
+}
+
+// TestOutsideTruncate: blocks of which a part is beyond the end are not touched, pending
+// ones below it stay where they are, others are given back, and times are somebody
+// else's.
+func TestOutsideTruncate(t *testing.T) {
+	for name, args := range outsideKinds {
+		t.Run(name, func(t *testing.T) {
+			r := newChangeRig(t, 32<<20, args)
+			bs := r.bs
+			free := r.free()
+			ino := r.create("f")
+			past := time.Unix(1e9, 5)
+			m := r.fill(ino, 0, 4, 'a')
+			p := r.begin(ino, 4, 12)
+			r.must(r.SetAttr(ino, ext4.Attr{Mtime: &past, Ctime: &past, Verbatim: true}))
+
+			// Growing: the last block is full, and its successors are pending.
+			r.must(r.Truncate(ino, 6*bs+7))
+			r.size(ino, 6*bs+7)
+			r.stays(ino, 4, p[:3])
+			// Shrinking, into a pending block and into a written one.
+			r.must(r.Truncate(ino, 5*bs-1))
+			r.stays(ino, 4, p[:1])
+			r.put(p[0], 'b')
+			if size, err := r.IOEndOutside(ino, 4*bs, bs-1, 0); err != nil || size != 5*bs-1 {
+				t.Errorf("writing it: %d, %v", size, err)
+			}
+			r.has(p[0], strings.Repeat("b", int(bs)))
+			r.must(r.Truncate(ino, 2*bs+100))
+			r.has(m[2], strings.Repeat("a", int(bs)))
+			if got := r.types(ino, 8); got != "MMM-----" {
+				t.Errorf("the file is mapped %s", got)
+			}
+			r.must(r.Truncate(ino, 2*bs+200))
+			r.has(m[2], strings.Repeat("a", int(bs)))
+			r.size(ino, 2*bs+200)
+			if st, err := r.Stat(ino); err != nil || !st.Mtime.Equal(past) || !st.Ctime.Equal(past) {
+				t.Errorf("times: %+v, %v", st, err)
+			}
+			r.dropsNothing()
+			r.must(r.Truncate(ino, 0))
+			if got := r.free(); got != free {
+				t.Errorf("%d blocks free with nothing in the file, %d before", got, free)
+			}
+			r.finish()
+		})
+	}
+}
+
+// TestOutsideTruncateFails: mappings are taken back when it is not known how far a
+// change has got.
+func TestOutsideTruncateFails(t *testing.T) {
+	r := newChangeRig(t, 32<<20, "-t ext4 -b 1024")
+	ino := r.create("f")
+	for i := range uint64(12) {
+		r.fill(ino, 2*i, 1, 'a')
+	}
+	r.must(r.Close())
+	dev := blocktest.NewFailing(r.mem)
+	fs, err := ext4.Open(dev, ext4.Options{})
+	r.must(err)
+	fs.MoveOutside(r.cache)
+	r.cache.take()
+	if _, err := fs.Stat(ino); err != nil {
+		t.Fatal(err)
+	}
+	// The tree, which is not in the inode, cannot be read.
+	dev.FailNth(blocktest.Read, 1, &blockdev.Error{Op: "read", Err: syscall.EIO})
+	if err := fs.Truncate(ino, 5*1024+1); err == nil {
+		t.Fatal("the tree was not read")
+	}
+	if d := r.cache.take(); len(d) != 1 || d[0] != (drop{ino, 5 * 1024, iomap.ToEOF}) {
+		t.Errorf("taken back: %+v", d)
+	}
+	fs.Close()
+}
+
+// TestOutsideFallocate goes through the modes.
+func TestOutsideFallocate(t *testing.T) {
+	for name, args := range outsideKinds {
+		t.Run(name, func(t *testing.T) {
+			r := newChangeRig(t, 32<<20, args)
+			bs := r.bs
+			extents := name != "indirect"
+			past := time.Unix(1e9, 5)
+			ino := r.create("f")
+			m := r.fill(ino, 0, 8, 'a')
+			p := r.begin(ino, 8, 16)
+			r.must(r.SetAttr(ino, ext4.Attr{Mtime: &past, Ctime: &past, Verbatim: true}))
+
+			// A hole from the middle of a block to the middle of another, and one at what
+			// is pending, of which what remains is as it was.
+			r.must(r.Fallocate(ino, ext4.FallocPunchHole|ext4.FallocKeepSize, bs+1, 2*bs))
+			r.has(m[1], strings.Repeat("a", int(bs)))
+			r.has(m[3], strings.Repeat("a", int(bs)))
+			r.must(r.Fallocate(ino, ext4.FallocPunchHole|ext4.FallocKeepSize, 10*bs-1, 2*bs+2))
+			r.stays(ino, 8, p[:2])
+			r.stays(ino, 12, p[4:])
+			r.size(ino, 8*bs)
+			r.dropsNothing()
+
+			// Preallocation makes pending blocks part of the file where they are.
+			err := r.Fallocate(ino, 0, 8*bs+5, 10*bs)
+			if !extents {
+				if !errors.Is(err, syscall.EOPNOTSUPP) {
+					t.Errorf("preallocation without extents: %v", err)
+				}
+				if err := r.Fallocate(ino, ext4.FallocZeroRange, 0, bs); !errors.Is(err, syscall.EOPNOTSUPP) {
+					t.Errorf("zeroing without extents: %v", err)
+				}
+				r.cache.take()
+				if got := r.types(ino, 8); got != "MM-MMMMM" {
+					t.Errorf("the file is mapped %s", got)
+				}
+				r.finish()
+				return
+			}
+			r.must(err)
+			r.size(ino, 18*bs+5)
+			if got := r.types(ino, 19); got != "MM-MMMMMUUUUUUUUUUU" {
+				t.Errorf("the file is mapped %s", got)
+			}
+			r.stays(ino, 12, p[4:])
+			r.put(p[5], 'b')
+			if size, err := r.IOEndOutside(ino, 13*bs, bs, 0); err != nil || size != 18*bs+5 {
+				t.Errorf("data that was on its way there: %d, %v", size, err)
+			}
+			// Zeroing keeps blocks where they are.
+			r.must(r.Fallocate(ino, ext4.FallocZeroRange|ext4.FallocKeepSize, 3*bs+1, 2*bs))
+			r.has(m[3], strings.Repeat("a", int(bs)))
+			r.has(m[5], strings.Repeat("a", int(bs)))
+			if typ, at := r.at(ino, 4); typ != iomap.Unwritten || at != m[4] {
+				t.Errorf("the block that was zeroed is at %d with type %d, not at %d", at, typ, m[4])
+			}
+			if got := r.types(ino, 19); got != "MM-MUMMMUUUUUMUUUUU" {
+				t.Errorf("the file is mapped %s", got)
+			}
+			// What is pending behind it stays so, and the size grows.
+			r.must(r.Fallocate(ino, ext4.FallocZeroRange, 17*bs, 3*bs+1))
+			r.size(ino, 20*bs+1)
+			r.must(r.Fallocate(ino, ext4.FallocKeepSize, 0, 3*bs))
+			if got := r.types(ino, 24); got != "MMUMUMMMUUUUUMUUUUUUUUUU" {
+				t.Errorf("the file is mapped %s", got)
+			}
+			r.stays(ino, 21, p[13:])
+			for _, mode := range []uint32{ext4.FallocCollapseRange, ext4.FallocInsertRange} {
+				if err := r.Fallocate(ino, mode, 0, 16*bs); !errors.Is(err, syscall.EOPNOTSUPP) {
+					t.Errorf("mode %#x: %v", mode, err)
+				}
+			}
+			if st, err := r.Stat(ino); err != nil || !st.Mtime.Equal(past) || !st.Ctime.Equal(past) {
+				t.Errorf("times: %+v, %v", st, err)
+			}
+			r.dropsNothing()
+			r.finish()
+		})
+	}
+}
+
+// TestOutsidePunchBeyondSize: the size on disk says nothing about what the kernel has.
+func TestOutsidePunchBeyondSize(t *testing.T) {
+	r := newChangeRig(t, 32<<20, "-t ext4")
+	ino := r.create("f")
+	r.must(r.Fallocate(ino, ext4.FallocKeepSize, 0, 8*r.bs))
+	r.must(r.Fallocate(ino, ext4.FallocKeepSize|ext4.FallocPunchHole, 2*r.bs, 2*r.bs))
+	if got := r.types(ino, 8); got != "UU--UUUU" {
+		t.Errorf("the file is mapped %s", got)
+	}
+	r.finish()
+}
+
+// TestOutsideFallocateFails: what cannot be done as a whole, for lack of space, stays done in
+// part, and mappings are taken back.
+func TestOutsideFallocateFails(t *testing.T) {
+	r := newChangeRig(t, 8<<20, "-t ext4 -b 1024")
+	ino := r.create("f")
+	r.fill(ino, 0, 4, 'a')
+	if err := r.Fallocate(ino, 0, r.bs+1, 16<<20); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("more than there is: %v", err)
+	}
+	if d := r.cache.take(); len(d) == 0 || d[0] != (drop{ino, r.bs, 16<<20 + r.bs}) {
+		t.Errorf("taken back: %+v", d)
+	}
+	r.size(ino, 4*r.bs)
+	r.must(r.Truncate(ino, 4*r.bs))
+	if got := r.types(ino, 6); got != "MMMM--" {
+		t.Errorf("the file is mapped %s", got)
+	}
+	r.finish()
+}
+
+// TestOutsideFallocateCrash: what an extending preallocation says of the size is durable
+// when it says so, and no crash leaves an image that e2fsck finds fault with.
+func TestOutsideFallocateCrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "img")
+	mke2fs(t, path, 16<<20, "-t", "ext4", "-b", "1024", "-J", "size=1")
+	base, err := blocktest.LoadMem(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := blocktest.NewRecording(base, base.Size(), new(blocktest.Clock))
+	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs.MoveOutside(&dropped{})
+	ino, err := fs.Create(ext4.RootIno, "f", ext4.NewNode{Mode: syscall.S_IFREG | 0o644})
+	if err == nil {
+		err = fs.Sync()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := fs.MapOutside(ino, 5000, 9000, iomap.Write, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Fallocate(ino, 0, 1000, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Fsync(ino); err != nil {
+		t.Fatal(err)
+	}
+	certain := dev.Now()
+	if err := fs.Truncate(ino, 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Fallocate(ino, ext4.FallocZeroRange, 50, 3<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	h := dev.History()
+	sizes := map[int64]int{}
+	for crash := range h.Samples(60, 7) {
+		mem := crash.Image()
+		again, err := ext4.Open(mem, ext4.Options{})
+		if err != nil {
+			t.Fatalf("%v: %v", crash, err)
+		}
+		found, err := again.Lookup(ext4.RootIno, "f")
+		if err != nil {
+			again.Close()
+			continue // from before it was made
+		}
+		st, err := again.Stat(found)
+		if err != nil || crash.Cut >= certain && st.Size != 1000+1<<20 && st.Size != 100 && st.Size != 50+3<<20 {
+			t.Errorf("%v: size %d, %v", crash, st.Size, err)
+		}
+		sizes[st.Size]++
+		if err := again.Close(); err != nil {
+			t.Errorf("%v: %v", crash, err)
+		}
+		fsck(t, copied(t, mem))
+	}
+	if len(sizes) < 2 {
+		t.Errorf("the crashes leave the sizes %v only", sizes)
+	}
+	if st, _ := fs.Stat(ino); st.Size != 50+3<<20 {
+		t.Errorf("size %d", st.Size)
+	}
+	fs.Close()
+}
+
+// TestOutsideInline: content that is in its inode, which the kernel hands over to be
+// written, and which moves to a block when it does not fit.
+func TestOutsideInline(t *testing.T) {
+	r := newChangeRig(t, 16<<20, "-t ext4 -O inline_data -I 256")
+	ino := r.create("f")
+	past := time.Unix(1e9, 5)
+	r.must(r.WriteInline(ino, []byte("hello, world"), 0))
+	r.size(ino, 12)
+	r.must(r.SetAttr(ino, ext4.Attr{Mtime: &past, Ctime: &past, Verbatim: true}))
+	content := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want)+1)
+		if n, _ := r.ReadAt(ino, got, 0); string(got[:n]) != want {
+			t.Errorf("content %q, want %q", got[:n], want)
+		}
+	}
+	r.must(r.Truncate(ino, 5))
+	content("hello")
+	r.must(r.Truncate(ino, 8))
+	content("hello\x00\x00\x00")
+	r.must(r.WriteInline(ino, []byte("!"), 5))
+	content("hello!\x00\x00")
+	if typ, _ := r.at(ino, 0); typ != iomap.Inline {
+		t.Errorf("mapped with type %d", typ)
+	}
+	if st, err := r.Stat(ino); err != nil || !st.Mtime.Equal(past) || !st.Ctime.Equal(past) {
+		t.Errorf("times: %+v, %v", st, err)
+	}
+	// Beyond the inode: the rest of the block is the kernel's to clear, and clear here.
+	r.must(r.Truncate(ino, 3*r.bs))
+	r.size(ino, 3*r.bs)
+	if got := r.types(ino, 3); got != "M--" {
+		t.Errorf("mapped %s", got)
+	}
+	_, addr := r.at(ino, 0)
+	r.has(addr, "hello!"+strings.Repeat("\x00", int(r.bs)-6))
+	if err := r.WriteInline(ino, []byte("late"), 0); !errors.Is(err, syscall.ESTALE) {
+		t.Errorf("written inline: %v", err)
+	}
+
+	other := r.create("g")
+	r.must(r.WriteInline(other, []byte("hello, world"), 0))
+	r.must(r.Fallocate(other, ext4.FallocKeepSize, 0, 2*r.bs))
+	if got := r.types(other, 2); got != "MU" {
+		t.Errorf("after preallocation mapped %s", got)
+	}
+	r.size(other, 12)
+	third := r.create("h")
+	r.must(r.WriteInline(third, []byte("hello, world"), 0))
+	r.must(r.Fallocate(third, ext4.FallocKeepSize|ext4.FallocPunchHole, 2, 5))
+	if got := r.types(third, 1); got != "M" {
+		t.Errorf("after a hole in a part mapped %s", got)
+	}
+	_, addr = r.at(third, 0)
+	r.has(addr, "hello, world\x00")
+	r.finish()
+}
+
+// TestVerbatim: nothing is changed but what is named.
+func TestVerbatim(t *testing.T) {
+	r := newChangeRig(t, 16<<20, "-t ext4")
+	ino := r.create("f")
+	times := func(want ...time.Time) {
+		t.Helper()
+		st, err := r.Stat(ino)
+		if err != nil || !st.Atime.Equal(want[0]) || !st.Mtime.Equal(want[1]) || !st.Ctime.Equal(want[2]) {
+			t.Errorf("times %v, %v, %v, %v; want %v", st.Atime, st.Mtime, st.Ctime, err, want)
+		}
+	}
+	at := func(sec int64) time.Time { return time.Unix(sec, 123456789) }
+	a, m, c := at(-1e9), at(1e9), at(3e9)
+	r.must(r.SetAttr(ino, ext4.Attr{Atime: &a, Mtime: &m, Ctime: &c, Verbatim: true}))
+	times(a, m, c)
+	mode := func(want uint32) {
+		t.Helper()
+		if st, err := r.Stat(ino); err != nil || st.Mode&0o7777 != want {
+			t.Errorf("mode %#o, %v; want %#o", st.Mode, err, want)
+		}
+	}
+	acl := func(group, mask uint16) []byte { // u::rw- g::r-- g:7:group m::mask o::---
+		b := []byte{2, 0, 0, 0}
+		for _, e := range []struct {
+			tag, perm uint16
+			id        uint32
+		}{{1, 6, ^uint32(0)}, {4, 4, ^uint32(0)}, {8, group, 7}, {16, mask, ^uint32(0)}, {32, 0, ^uint32(0)}} {
+			b = append(b, byte(e.tag), 0, byte(e.perm), 0, byte(e.id), byte(e.id>>8), byte(e.id>>16), byte(e.id>>24))
+		}
+		return b
+	}
+	const access = "system.posix_acl_access"
+	has := func(want []byte) {
+		t.Helper()
+		if got, err := r.Getxattr(ino, access); !bytes.Equal(got, want) || (err == nil) != (want != nil) {
+			t.Errorf("ACL %x, %v; want %x", got, err, want)
+		}
+	}
+	r.must(r.SetxattrVerbatim(ino, access, acl(7, 7), 0, false))
+	has(acl(7, 7))
+	mode(0o644)
+	times(a, m, c)
+	// The kernel changes the ACL for a mode itself.
+	perm := uint32(0o6600)
+	r.must(r.SetAttr(ino, ext4.Attr{Mode: &perm, Verbatim: true}))
+	mode(0o6600)
+	has(acl(7, 7))
+	times(a, m, c)
+	// One that a mode can express stays, too.
+	minimal := acl(0, 0)[:4]
+	for _, i := range []int{0, 1, 4} {
+		minimal = append(minimal, acl(0, 0)[4+8*i:12+8*i]...)
+	}
+	r.must(r.SetxattrVerbatim(ino, access, minimal, 0, false))
+	has(minimal)
+	mode(0o6600)
+	if err := r.SetxattrVerbatim(ino, access, []byte("nonsense"), 0, false); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("no ACL: %v", err)
+	}
+	r.must(r.RemovexattrVerbatim(ino, access))
+	has(nil)
+	mode(0o6600)
+	times(a, m, c)
+	if err := r.RemovexattrVerbatim(ino, access); !errors.Is(err, syscall.ENODATA) {
+		t.Errorf("removed twice: %v", err)
+	}
+	// Data of a file can be written, and its times told, when flags forbid that by now.
+	st, err := r.Stat(ino)
+	r.must(err)
+	for _, flag := range []uint32{0x10, 0x20} { // immutable, append only
+		flag |= st.Flags
+		r.must(r.SetAttr(ino, ext4.Attr{Flags: &flag, Verbatim: true}))
+		r.must(r.SetAttr(ino, ext4.Attr{Atime: &m, Mtime: &a, Ctime: &c, Verbatim: true}))
+		times(m, a, c)
+		if err := r.SetAttr(ino, ext4.Attr{Mode: &perm, Verbatim: true}); !errors.Is(err, syscall.EPERM) {
+			t.Errorf("mode: %v", err)
+		}
+		r.must(r.SetAttr(ino, ext4.Attr{Flags: &st.Flags, Verbatim: true}))
+	}
+	r.finish()
+}
+
+// TestFinal: what is made has the mode that it is made with, and no ACL, but the group of
+// a directory that gives it.
+func TestFinal(t *testing.T) {
+	r := newChangeRig(t, 16<<20, "-t ext4")
+	dir, err := r.Create(ext4.RootIno, "dir", ext4.NewNode{Mode: syscall.S_IFDIR | 0o2755, GID: 9})
+	r.must(err)
+	acl := []byte{2, 0, 0, 0}
+	for _, e := range [][2]byte{{1, 6}, {4, 4}, {32, 0}} {
+		acl = append(acl, e[0], 0, e[1], 0, 255, 255, 255, 255)
+	}
+	r.must(r.Setxattr(dir, "system.posix_acl_default", acl, 0))
+	for _, c := range []struct {
+		name       string
+		mode, want uint32
+		final      bool
+	}{
+		{"file", syscall.S_IFREG | 0o777, syscall.S_IFREG | 0o777, true},
+		{"sub", syscall.S_IFDIR | 0o777, syscall.S_IFDIR | 0o2777, true},
+		{"classic", syscall.S_IFREG | 0o777, syscall.S_IFREG | 0o640, false},
+	} {
+		ino, err := r.Create(dir, c.name, ext4.NewNode{Mode: c.mode, Umask: 0o777, GID: 3, Final: c.final})
+		r.must(err)
+		if st, err := r.Stat(ino); err != nil || st.Mode != c.want || st.GID != 9 {
+			t.Errorf("%s: mode %#o, group %d, %v", c.name, st.Mode, st.GID, err)
+		}
+		if names, err := r.Listxattr(ino); err != nil || len(names) > 0 {
+			t.Errorf("%s has %v, %v", c.name, names, err)
+		}
+	}
+	r.finish()
+}
+
+// TestOutsideClock: what is made here is not younger than what the kernel then says of it.
+func TestOutsideClock(t *testing.T) {
+	r := newChangeRig(t, 16<<20, "-t ext4")
+	coarse := func() time.Time {
+		var ts unix.Timespec
+		r.must(unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts))
+		return time.Unix(ts.Unix())
+	}
+	for i := range 50 {
+		before := coarse()
+		ino := r.create(string(rune('A' + i)))
+		after := coarse()
+		if st, err := r.Stat(ino); err != nil || st.Btime.Before(before) || st.Btime.After(after) || !st.Btime.Equal(st.Ctime) {
+			t.Fatalf("made between %v and %v: %+v, %v", before, after, st, err)
+		}
+	}
+	r.finish()
+}
+
+// TestSwap: the blocks of a swap file stay where they are, whatever is done to it.
+func TestSwap(t *testing.T) {
+	r := newChangeRig(t, 32<<20, "-t ext4 -O inline_data")
+	free := r.free()
+	ino := r.create("swap")
+	for _, name := range []string{"empty", "inline", "holes"} {
+		bad := r.create(name)
+		switch name {
+		case "inline":
+			r.must(r.WriteInline(bad, []byte("text"), 0))
+		case "holes":
+			r.fill(bad, 1, 1, 'a')
+		}
+		if err := r.SetSwap(bad, true); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%s: %v", name, err)
+		}
+		r.must(r.SetSwap(bad, false))
+		r.must(r.Truncate(bad, 0))
+		r.must(r.Unlink(ext4.RootIno, name))
+		r.must(r.Unhold(bad, 1))
+	}
+	if err := r.SetSwap(ext4.RootIno, true); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("a directory: %v", err)
+	}
+	m := r.fill(ino, 0, 4, 'a')
+	r.must(r.Fallocate(ino, 0, 4*r.bs, 4*r.bs))
+	r.must(r.SetSwap(ino, true))
+	r.must(r.SetSwap(ino, true))
+	for name, err := range map[string]error{
+		"truncate": r.Truncate(ino, 0), "grow": r.Truncate(ino, 1<<20),
+		"preallocate": r.Fallocate(ino, 0, 0, 1<<20), "punch": r.Fallocate(ino, ext4.FallocPunchHole|ext4.FallocKeepSize, 0, r.bs),
+		"zero": r.Fallocate(ino, ext4.FallocZeroRange, 0, r.bs),
+	} {
+		if !errors.Is(err, syscall.ETXTBSY) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := r.types(ino, 8); got != "MMMMUUUU" {
+		t.Errorf("mapped %s", got)
+	}
+	r.must(r.Unlink(ext4.RootIno, "swap"))
+	r.must(r.Unhold(ino, 1))
+	if typ, at := r.at(ino, 0); typ != iomap.Mapped || at != m[0] {
+		t.Errorf("without a name it is at %d, not at %d", at, m[0])
+	}
+	r.must(r.SetSwap(ino, false))
+	if _, err := r.Stat(ino); !errors.Is(err, syscall.ESTALE) {
+		t.Errorf("it stays after all: %v", err)
+	}
+	if got := r.free(); got != free {
+		t.Errorf("%d blocks are free, %d before", got, free)
+	}
+	// One that was never switched off.
+	ino = r.create("left")
+	r.fill(ino, 0, 4, 'a')
+	r.must(r.SetSwap(ino, true))
+	r.finish()
+}
+
+// TestOutsideWaitsUnlocked: an operation for which there is no room waits for what is
+// being deleted, without keeping others from the file meanwhile.
+func TestOutsideWaitsUnlocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newChangeRig(t, 16<<20, "-t ext4 -b 1024 -O ^orphan_file")
+		ino, victim := r.create("f"), r.create("victim")
+		r.fill(ino, 0, 1, 'a')
+		r.must(r.Fallocate(victim, 0, 0, 6<<20))
+		r.must(r.Unlink(ext4.RootIno, "victim"))
+		r.must(r.Sync())
+		s, err := r.Statfs()
+		r.must(err)
+		done := make(chan error, 1)
+		go func() { done <- r.Fallocate(ino, 0, 0, (s.BlocksAvail+1000)*r.bs) }()
+		synctest.Wait() // it sleeps
+		select {
+		case err := <-done:
+			t.Fatalf("did not wait: %v", err)
+		default:
+		}
+		if _, err := r.IOEndOutside(ino, 0, r.bs, 0); err != nil {
+			t.Error(err)
+		}
+		r.must(r.Unhold(victim, 1))
+		if err := <-done; err != nil {
+			t.Errorf("in spite of what was deleted: %v", err)
+		}
+		r.finish()
+	})
+}
