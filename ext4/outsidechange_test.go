@@ -230,6 +230,9 @@ func TestOutsideTruncate(t *testing.T) {
 			r.must(r.Truncate(ino, 6*bs+7))
 			r.size(ino, 6*bs+7)
 			r.stays(ino, 4, p[:3])
+			if got := r.types(ino, 16); got != "MMMMUUU---------" {
+				t.Errorf("after growing the file is mapped %s", got)
+			}
 			// Shrinking, into a pending block and into a written one.
 			r.must(r.Truncate(ino, 5*bs-1))
 			r.stays(ino, 4, p[:1])
@@ -306,6 +309,9 @@ func TestOutsideFallocate(t *testing.T) {
 			r.has(m[1], strings.Repeat("a", int(bs)))
 			r.has(m[3], strings.Repeat("a", int(bs)))
 			r.must(r.Fallocate(ino, ext4.FallocPunchHole|ext4.FallocKeepSize, 10*bs-1, 2*bs+2))
+			if got := r.types(ino, 24); got != "MM-MMMMMUU--UUUUUUUUUUUU" {
+				t.Errorf("with holes the file is mapped %s", got)
+			}
 			r.stays(ino, 8, p[:2])
 			r.stays(ino, 12, p[4:])
 			r.size(ino, 8*bs)
@@ -367,6 +373,57 @@ func TestOutsideFallocate(t *testing.T) {
 			r.finish()
 		})
 	}
+}
+
+// TestOutsideClusters frees what a file has of a cluster, all but blocks to which data is
+// on its way.
+func TestOutsideClusters(t *testing.T) {
+	r := newChangeRig(t, 32<<20, outsideKinds["bigalloc"]) // 16 blocks in a cluster
+	for name, change := range map[string]func(ino ext4.Ino) error{
+		"truncate": func(ino ext4.Ino) error { return r.Truncate(ino, 19*r.bs) },
+		"punch": func(ino ext4.Ino) error {
+			return r.Fallocate(ino, ext4.FallocPunchHole|ext4.FallocKeepSize, 19*r.bs, 3*r.bs)
+		},
+		"both": func(ino ext4.Ino) error {
+			return r.Fallocate(ino, ext4.FallocPunchHole|ext4.FallocKeepSize, 19*r.bs, 30*r.bs)
+		},
+	} {
+		free := r.free()
+		ino := r.create(name)
+		front := r.begin(ino, 18, 1)
+		r.fill(ino, 20, 1, 'a')
+		behind := r.begin(ino, 22, 1)
+		r.fill(ino, 50, 1, 'a')
+		last := r.begin(ino, 49, 1)
+		r.must(change(ino))
+		r.must(r.Sync())
+		r.stays(ino, 18, front)
+		want := map[string]string{"truncate": "U--------------", "punch": "U---U----------", "both": "U--------------"}[name]
+		if got := r.types(ino, 33)[18:]; got != want {
+			t.Errorf("%s: mapped %s from block 18 on, want %s", name, got, want)
+		}
+		for blk, addrs := range map[uint64][]uint64{18: front, 22: behind, 49: last} {
+			if typ, _ := r.at(ino, blk); typ == iomap.Hole {
+				continue
+			}
+			r.put(addrs[0], 'b')
+			if _, err := r.IOEndOutside(ino, blk*r.bs, r.bs, 0); err != nil {
+				t.Errorf("%s: data on its way to block %d: %v", name, blk, err)
+			}
+			if typ, at := r.at(ino, blk); typ != iomap.Mapped || at != addrs[0] {
+				t.Errorf("%s: block %d is at %d with type %d, not at %d", name, blk, at, typ, addrs[0])
+			}
+		}
+		r.must(r.Sync())
+		fs, err := ext4.Open(r.mem.Clone(), ext4.Options{})
+		r.must(err)
+		r.must(fs.Close())
+		r.must(r.Truncate(ino, 0))
+		if got := r.free(); got != free {
+			t.Errorf("%s: %d blocks free, %d before", name, got, free)
+		}
+	}
+	r.finish()
 }
 
 // TestOutsidePunchBeyondSize: the size on disk says nothing about what the kernel has.
