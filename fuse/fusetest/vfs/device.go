@@ -154,6 +154,9 @@ func (in *inode) writeDevice(dev uint32, addr uint64, p []byte, pos uint64, deta
 		in.fs.violate("node %d: data at %d is written to %d of device %d, behind its end", in.nodeid, pos, addr, dev)
 		return syscall.EIO
 	}
+	if in.fs.dead.Load() {
+		return syscall.EIO // whatever is not on the device when the server dies never gets there
+	}
 	if _, err := b.dev.WriteAt(p, int64(addr)); err != nil {
 		return ioErrno(err)
 	}

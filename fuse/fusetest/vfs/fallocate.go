@@ -101,7 +101,7 @@ func (in *inode) allocated(c caller, off, end, old uint64, clears, extends bool)
 	from := roundDown(off, block)
 	in.mappings.invalidate(from, roundUp(end, block)-from)
 	if clears {
-		if errno := in.zeroEdges(c, off, min(end, old)); errno != 0 {
+		if errno := in.zeroEdges(c, off, end, old); errno != 0 {
 			return errno
 		}
 	}
@@ -125,21 +125,17 @@ func (in *inode) allocated(c caller, off, end, old uint64, clears, extends bool)
 	return 0
 }
 
-// zeroEdges zeroes the parts of blocks at the ends of [off, end), which ends with the file at the latest.
-func (in *inode) zeroEdges(c caller, off, end uint64) syscall.Errno {
+// zeroEdges zeroes the parts of blocks at the ends of [off, end), as far as they are in the file.
+func (in *inode) zeroEdges(c caller, off, end, size uint64) syscall.Errno {
 	block := in.fs.blocksize
-	if off >= end {
-		return 0
-	}
-	if off%block != 0 {
-		to := min(roundUp(off, block), end)
-		if errno := in.zeroRange(c, off, to-off); errno != 0 || to == end {
-			return errno
+	head := min(roundUp(off, block), end)
+	tail := max(roundDown(end, block), head)
+	for _, edge := range [][2]uint64{{off, head}, {tail, end}} {
+		if to := min(edge[1], size); edge[0] < to {
+			if errno := in.zeroRange(c, edge[0], to-edge[0]); errno != 0 {
+				return errno
+			}
 		}
-	}
-	if end%block != 0 {
-		from := max(roundDown(end, block), off)
-		return in.zeroRange(c, from, end-from)
 	}
 	return 0
 }

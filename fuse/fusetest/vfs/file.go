@@ -171,12 +171,13 @@ func (f *File) release() {
 	}
 	body := structure(&fuse.ReleaseIn{Fh: f.fh, Flags: uint32(f.flags)})
 	nodeid := f.in.nodeid
-	sent := make(chan struct{})
+	done := make(chan struct{})
+	leave := sync.OnceFunc(func() { close(done) })
 	f.fs.released.Go(func() {
-		defer close(sent)
-		_, _ = f.fs.request(kernelTask, op, nodeid, body)
+		defer leave()
+		_, _ = f.fs.send(kernelTask, op, nodeid, body, leave)
 	})
-	<-sent
+	<-done
 }
 
 // startWrite enters what a frozen filesystem keeps out, and returns how to leave it.

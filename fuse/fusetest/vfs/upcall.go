@@ -32,13 +32,17 @@ func (fs *FS) task(c caller) *Task {
 // request sends a request and waits for its reply. It is where requests are held, counted and
 // traced. Operations that were answered with ENOSYS before are sent all the same; see unsupported.
 func (fs *FS) request(c caller, op fuse.Opcode, nodeid uint64, parts ...[]byte) ([]byte, syscall.Errno) {
+	return fs.send(c, op, nodeid, join(parts), nil)
+}
+
+// send is request. detached is called if the request or its reply is held.
+func (fs *FS) send(c caller, op fuse.Opcode, nodeid uint64, body []byte, detached func()) ([]byte, syscall.Errno) {
 	if fs.dead.Load() {
 		return nil, syscall.ECONNREFUSED
 	}
-	body := join(parts)
 	e := &Event{Stage: Sent, Op: op, NodeID: nodeid}
 	e.decode(body)
-	fs.hold(e, nil)
+	fs.hold(e, detached)
 	line := fs.trace.begin(op, describe(op, nodeid, body, fs.cfg.RootNodeID))
 	unique := fs.k.NextUnique()
 	msg := fs.k.Message(op, nodeid, unique, body)
@@ -54,7 +58,7 @@ func (fs *FS) request(c caller, op fuse.Opcode, nodeid uint64, parts ...[]byte) 
 	fs.trace.end(line, errno, outcome(op, payload))
 	d := &Event{Stage: Replied, Op: op, NodeID: nodeid, Errno: errno}
 	d.decode(body)
-	fs.hold(d, nil)
+	fs.hold(d, detached)
 	return payload, errno
 }
 
