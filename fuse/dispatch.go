@@ -82,22 +82,8 @@ func (w *Worker) dispatch(r *Request, body, payload []byte) (int, syscall.Errno)
 		return 0, ops.Setupmapping(r, input[SetupmappingIn](w))
 	case OpRemovemapping:
 		return w.removemapping(r, body)
-	case OpIomapConfig:
-		return w.configure(r, payload)
-	case OpIomapBegin:
-		out := output[IomapBeginOut](w)
-		return fixed(payload, out, ops.IomapBegin(r, input[IomapBeginIn](w), out))
-	case OpIomapEnd:
-		return 0, ops.IomapEnd(r, input[IomapEndIn](w))
-	case OpIomapIoend:
-		out := output[IomapIoendOut](w)
-		return fixed(payload, out, ops.IomapIoend(r, input[IomapIoendIn](w), out))
-	case OpFreezeFS:
-		return 0, ops.FreezeFS(r, input[FreezeFSIn](w))
-	case OpUnfreezeFS:
-		return 0, ops.UnfreezeFS(r)
-	case OpShutdownFS:
-		return 0, ops.ShutdownFS(r, input[ShutdownFSIn](w))
+	case OpIomapConfig, OpIomapBegin, OpIomapEnd, OpIomapIoend, OpFreezeFS, OpUnfreezeFS, OpShutdownFS:
+		return w.dispatchIomap(r, payload)
 	}
 	return w.dispatchName(r, body, payload)
 }

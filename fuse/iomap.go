@@ -67,35 +67,6 @@ func (p *Protocol) refuseIomap(why string) {
 	p.Iomap, p.Minor, p.NoIomap = false, min(p.KernelMinor, MaxMinor), why
 }
 
-// configure answers IOMAP_CONFIG, which comes once.
-func (w *Worker) configure(r *Request, payload []byte) (int, syscall.Errno) {
-	if !w.s.configures.CompareAndSwap(false, true) {
-		return badRequest, syscall.EIO
-	}
-	defer w.s.release()
-	out := output[IomapConfigOut](w)
-	return fixed(payload, out, w.s.ops.IomapConfig(r, input[IomapConfigIn](w), out))
-}
-
-// awaitConfig waits until IOMAP_CONFIG was answered: before, an operation would not know how files are
-// to be served. The kernel holds requests back until then, so that this is for one that does not.
-func (w *Worker) awaitConfig(r *Request) syscall.Errno {
-	select {
-	case <-w.s.configured:
-		return 0
-	default:
-	}
-	select {
-	case <-w.s.configured:
-	case <-r.Done():
-		return syscall.EINTR
-	}
-	if w.s.destroyed.Load() {
-		return afterDestroy(r.Opcode)
-	}
-	return 0
-}
-
 // OpenBacking registers a block device, opened for reading and writing, by its descriptor, and returns
 // the number that mappings name it by. It stays registered until the connection ends.
 func (s *Session) OpenBacking(fd int) (uint32, error) {

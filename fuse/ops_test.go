@@ -181,3 +181,26 @@ func (e *echo) Setupmapping(r *Request, in *SetupmappingIn) syscall.Errno {
 func (e *echo) Removemapping(r *Request, ranges []RemovemappingOne) syscall.Errno {
 	return e.note(r, "removemapping %v", ranges)
 }
+
+func (e *echo) IomapConfig(r *Request, in *IomapConfigIn, out *IomapConfigOut) syscall.Errno {
+	out.Flags, out.CacheMaxbytes = IomapConfigBlocksize, 5
+	return e.note(r, "config %d %#x %d %d", r.NodeID, in.Flags, in.Maxbytes, in.CacheMaxbytes)
+}
+func (e *echo) IomapBegin(r *Request, in *IomapBeginIn, out *IomapBeginOut) syscall.Errno {
+	out.Write.Dev = 7
+	return e.note(r, "begin %d %#x %d %d+%d", r.NodeID, in.Op, in.Ino, in.Pos, in.Count)
+}
+func (e *echo) IomapEnd(r *Request, in *IomapEndIn) syscall.Errno {
+	return e.note(r, "end %d %#x %d %d+%d %d %v", r.NodeID, in.Op, in.Ino, in.Pos, in.Count, in.Written, in.Map)
+}
+func (e *echo) IomapIoend(r *Request, in *IomapIoendIn, out *IomapIoendOut) syscall.Errno {
+	out.Newsize = in.Pos + in.Written
+	return e.note(r, "ioend %d %#x %d %d %d+%d %#x %d", r.NodeID, in.Flags, in.Error, in.Ino, in.Pos, in.Written, in.NewAddr, in.Dev)
+}
+func (e *echo) FreezeFS(r *Request, in *FreezeFSIn) syscall.Errno {
+	return e.note(r, "freeze %d", in.Unlinked)
+}
+func (e *echo) UnfreezeFS(r *Request) syscall.Errno { return e.note(r, "unfreeze") }
+func (e *echo) ShutdownFS(r *Request, in *ShutdownFSIn) syscall.Errno {
+	return e.note(r, "shutdown %d", in.Flags)
+}
