@@ -46,7 +46,7 @@ func (w *Worker) dispatchIomap(r *Request, payload []byte) (int, syscall.Errno) 
 // configure answers IOMAP_CONFIG, which comes once.
 func (w *Worker) configure(r *Request, payload []byte) (int, syscall.Errno) {
 	if !w.s.configures.CompareAndSwap(false, true) {
-		return badRequest, syscall.EIO
+		return 0, syscall.EBUSY
 	}
 	defer w.s.release()
 	out := output[IomapConfigOut](w)
