@@ -1,40 +1,21 @@
 package fuse
 
-import (
-	"math"
-	"syscall"
-)
+import "syscall"
 
-// dispatchIomap serves the operations of fuse-iomap, where it is in use. No offset in them is behind the
-// largest that files can have, which the kernel's own type of offsets has room for: handlers may add
-// up what they are given.
+// dispatchIomap serves the operations of fuse-iomap, where it is in use.
 func (w *Worker) dispatchIomap(r *Request, payload []byte) (int, syscall.Errno) {
 	ops := w.s.ops
 	switch r.Opcode {
 	case OpIomapConfig:
 		return w.configure(r, payload)
 	case OpIomapBegin:
-		in := input[IomapBeginIn](w)
-		if in.Pos > math.MaxInt64 {
-			return badRequest, syscall.EIO
-		}
-		in.Count = min(in.Count, math.MaxInt64-in.Pos)
 		out := output[IomapBeginOut](w)
-		return fixed(payload, out, ops.IomapBegin(r, in, out))
+		return fixed(payload, out, ops.IomapBegin(r, input[IomapBeginIn](w), out))
 	case OpIomapEnd:
-		in := input[IomapEndIn](w)
-		if in.Pos > math.MaxInt64 {
-			return badRequest, syscall.EIO
-		}
-		in.Count = min(in.Count, math.MaxInt64-in.Pos)
-		return 0, ops.IomapEnd(r, in)
+		return 0, ops.IomapEnd(r, input[IomapEndIn](w))
 	case OpIomapIoend:
-		in := input[IomapIoendIn](w)
-		if in.Pos > math.MaxInt64 || in.Written > math.MaxInt64-in.Pos || in.Error > 0 {
-			return badRequest, syscall.EIO
-		}
 		out := output[IomapIoendOut](w)
-		return fixed(payload, out, ops.IomapIoend(r, in, out))
+		return fixed(payload, out, ops.IomapIoend(r, input[IomapIoendIn](w), out))
 	case OpFreezeFS:
 		return 0, ops.FreezeFS(r, input[FreezeFSIn](w))
 	case OpUnfreezeFS:

@@ -100,8 +100,8 @@ type Operations interface {
 	// was given there. There is no reply.
 	NotifyReply(r *Request, in *NotifyRetrieveIn, data []byte)
 
-	// The operations of fuse-iomap, which come only where Protocol.Iomap says so. Offsets, and the ends
-	// of ranges, fit an int64.
+	// The operations of fuse-iomap, which come only where Protocol.Iomap says so. What is in their
+	// requests is passed on unchecked: it may be beyond any file, and wrap around.
 
 	// IomapConfig comes once, right behind Init and before anything else, with the nodeid 0: time to
 	// register devices (Session.OpenBacking) and to tell the geometry. ENOSYS is fine, any other
