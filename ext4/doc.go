@@ -33,6 +33,8 @@
 // Every method of [FS] may be called concurrently, except that nothing may be
 // called after Close. Locks, outer to inner:
 //
+//	freeze.turn       one Freeze or Thaw at a time
+//	discards.working  while the device is told of free blocks, or the filesystem is frozen
 //	writer.moveDir    a rename that moves a directory
 //	inode.io          shared while data moves, exclusive while blocks go away
 //	inode.mu          by ascending number where several are needed
@@ -44,12 +46,15 @@
 //	buffer.Buffer     blocks that several structures share
 //
 // Leaves, under which none of these is taken: orphanFile.mu, quotaFile.idleMu,
-// holds.mu, accessTimes.mu, discards.mu and damage.mu. The last is taken with any
+// holds.mu, accessTimes.mu and in it freeze.mu, discards.mu and damage.mu. The last is taken with any
 // lock held, for damage is found anywhere. journal and balloc have their own below.
 //
 // No inode is locked while a handle is open, for a commit waits for handles, and
 // no data is moved. Callbacks of ReadDir run without locks where the filesystem
 // is open for writing.
+//
+// Where data is moved outside ([FS.MoveOutside]) no operation waits, with an inode
+// locked, for anything but the device and the journal.
 //
 // # Writing
 //
@@ -57,6 +62,15 @@
 // preallocating), a series of them that leaves a sound filesystem after each,
 // with the inode on the orphan list until the last. Data is on the device before
 // the transaction that makes it reachable; see the comment of write.go.
+//
+// Where data is moved outside, by a kernel that keeps mappings, it also keeps times
+// and ACLs of files, clears parts of blocks, and tells what it has done: sizes by
+// [FS.IOEndOutside], [FS.Truncate] and [FS.Fallocate], times and modes by [FS.SetAttr]
+// with Verbatim, inherited ACLs by [FS.SetxattrVerbatim]. All these do what they say,
+// and nothing that follows from it elsewhere.
+//
+// A filesystem that is open for writing can be made, for a while, what it is after
+// Close; see [FS.Freeze].
 //
 // # Errors
 //
