@@ -23,7 +23,8 @@ const DevicePath = "/dev/fuse"
 
 // DeviceOptions configure a Device.
 type DeviceOptions struct {
-	// Readers is the largest number of requests handled at once. Default: DefaultReaders.
+	// Readers is the largest number of requests handled at once; with fuse-iomap twice as many, if
+	// all readers are busy. Default: DefaultReaders.
 	Readers int
 	// Spare are descriptors of DevicePath, opened for reading and writing, that are not attached to a
 	// mount. Readers clone the connection onto them; a server that cannot open files any more is
@@ -42,7 +43,8 @@ func DefaultReaders() int { return min(max(16, 2*runtime.GOMAXPROCS(0)), 32) }
 // descriptor of its own, handle requests on the goroutine that read them.
 //
 // An operation that blocks occupies its reader. If all do, nobody is left to read the INTERRUPT that
-// would free one; operations that may wait for long, such as Setlk, have to bound that.
+// would free one; operations that may wait for long, such as Setlk, have to bound that. With fuse-iomap
+// somebody is left: see "Readers" in the package comment.
 type Device struct {
 	file    *os.File
 	readers int

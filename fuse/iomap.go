@@ -81,13 +81,16 @@ func (s *Session) SetBackingBlocksize(dev, size uint32) error {
 }
 
 // UpsertMappings puts mappings into the kernel's cache. It may be called from IomapBegin, and with
-// locks held that operations take. ESTALE: the kernel does not know the inode.
+// locks held that operations take. Only from its success on may IomapBegin answer IomapRetryCache for
+// the inode. The errno tells what the kernel made of it: ESTALE, it does not know the inode; EINVAL, the
+// inode has another number or no mappings; EUCLEAN, a mapping breaks a rule. It is never to be called
+// for an inode that was not announced with AttrIomap: early kernels do not check that.
 func (s *Session) UpsertMappings(m *IomapUpsertMappings) error {
 	return s.notify("IOMAP_UPSERT_MAPPINGS", NotifyIomapUpsertMappings, s.iomap(), raw(m))
 }
 
 // InvalMappings drops mappings from the kernel's cache, but no data. It may be called wherever
-// UpsertMappings may.
+// UpsertMappings may. That the kernel does not know the inode is success.
 func (s *Session) InvalMappings(m *IomapInvalMappings) error {
 	err := s.tolerate(s.notify("IOMAP_INVAL_MAPPINGS", NotifyIomapInvalMappings, s.iomap(), raw(m)))
 	if errors.Is(err, syscall.ESTALE) {
@@ -96,8 +99,9 @@ func (s *Session) InvalMappings(m *IomapInvalMappings) error {
 	return err
 }
 
-// InvalDevice drops what the page cache of a registered device has of a range, without writing it. No
-// lock may be held that a write to the device waits for.
+// InvalDevice drops what the page cache of a registered device has of a range, without writing it. Who
+// reads and writes the device past its page cache does not need it. The kernel locks the device: no
+// lock may be held that a write to it waits for.
 func (s *Session) InvalDevice(m *IomapDevInval) error {
 	return s.notify("IOMAP_DEV_INVAL", NotifyIomapDevInval, s.iomap(), raw(m))
 }

@@ -31,7 +31,7 @@ const maxPruneIDs = 512
 // not negative, the data from off on for n bytes; n <= 0 means to the end of the file.
 //
 // It waits for pages under writeback or being read, so it must not be called from an operation on the
-// same inode, nor with a lock held that READ or WRITE of the inode takes.
+// same inode, nor with a lock held that READ or WRITE of the inode takes; with fuse-iomap, BEGIN or IOEND.
 func (s *Session) NotifyInvalInode(nodeid uint64, off, n int64) error {
 	m := notifyInvalInodeOut{NodeID: nodeid, Off: off, Len: n}
 	return s.tolerate(s.notify("INVAL_INODE", notifyInvalInode, s.since(12), raw(&m)))
@@ -68,7 +68,8 @@ func (s *Session) NotifyDelete(parent, child uint64, name string) error {
 // NotifyStore puts data into the page cache. Data may be more than one request has room for.
 //
 // It locks pages, so it must not be called from an operation that the kernel may be waiting for with
-// the same pages locked: READ of that range, or WRITE from the page cache.
+// the same pages locked: READ of that range, or WRITE from the page cache. Files whose data goes by
+// mappings have EOPNOTSUPP.
 func (s *Session) NotifyStore(nodeid, off uint64, data []byte) error {
 	for len(data) > 0 {
 		n := min(len(data), s.PayloadSize())
@@ -83,7 +84,8 @@ func (s *Session) NotifyStore(nodeid, off uint64, data []byte) error {
 
 // NotifyRetrieve asks for what the page cache holds of a range. The answer comes as
 // Operations.NotifyReply, whose request has the given unique; it may be shorter than size. An error
-// that is ENOENT means that the kernel does not know the inode, and no answer will come.
+// that is ENOENT means that the kernel does not know the inode, and no answer will come; files whose
+// data goes by mappings have EOPNOTSUPP.
 func (s *Session) NotifyRetrieve(unique, nodeid, off uint64, size uint32) error {
 	m := notifyRetrieveOut{NotifyUnique: unique, NodeID: nodeid, Offset: off, Size: size}
 	return s.notify("RETRIEVE", notifyRetrieve, s.since(15), raw(&m))
