@@ -98,6 +98,11 @@ func (c *control) receive() (message, error) {
 	var m message
 	data, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, oobn, flags, err := c.recvmsg(data, oob)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The other side ended without having read everything. That comes before what it
+		// sent, which is still there.
+		n, oobn, flags, err = c.recvmsg(data, oob)
+	}
 	switch {
 	case errors.Is(err, unix.ECONNRESET):
 		return m, io.EOF

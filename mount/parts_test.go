@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -68,6 +69,10 @@ func launchTest(image, dir, mode string) error {
 	}
 	o := Default()
 	o.Flags |= unix.MS_RDONLY
+	mode, insist := strings.CutPrefix(mode, "on ")
+	if insist {
+		o.Iomap = IomapOn
+	}
 	mode, iomap := strings.CutPrefix(mode, "sync ")
 	config, _ := json.Marshal(mode)
 	return Launch(LaunchConfig{
@@ -77,6 +82,7 @@ func launchTest(image, dir, mode string) error {
 		Files:   []*os.File{f},
 		Iomap:   iomap, // what it takes does not take a kernel that has it
 		Warn:    func(err error) { fmt.Fprintln(os.Stderr, "warning:", err) },
+		Serving: func(p DataPath) { fmt.Fprintln(os.Stderr, "data:", p.Text) },
 	})
 }
 
@@ -107,7 +113,12 @@ func openTest(r *Request, files []*os.File) (Service, error) {
 }
 
 func (r *responder) ReadOnly() string { return "" }
-func (r *responder) NoIomap() string  { return "" }
+func (r *responder) NoIomap() string {
+	if r.mode == "no iomap" {
+		return "it cannot"
+	}
+	return ""
+}
 
 func (r *responder) Close() error {
 	if strings.HasSuffix(r.mode, "slow") {
@@ -194,7 +205,11 @@ func (r *responder) loop(dev *os.File, ready func(DataPath)) error {
 			return err
 		}
 		if op == initOp && errno == 0 {
-			ready(DataPath{Text: "through the server: it is a test"})
+			path := DataPath{Text: "through the server: \x1b[31mit is a test"}
+			if r.mode == "iomap" {
+				path = DataPath{Iomap: true, Text: "fuse-iomap, device x"}
+			}
+			ready(path)
 		}
 	}
 }
@@ -239,6 +254,29 @@ func testBinary(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return self
+}
+
+// TestLastWord: what the other side said before it ended is heard, though it did not listen
+// any more.
+func TestLastWord(t *testing.T) {
+	ours, theirs, err := newControl()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ours.fd)
+	if err := ours.send(message{Step: stepConfirmed}); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&control{int(theirs.Fd())}).send(message{Step: stepEnded}); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	if m, err := ours.receive(); err != nil || m.Step != stepEnded {
+		t.Errorf("received %+v, %v", m, err)
+	}
+	if _, err := ours.receive(); err != io.EOF {
+		t.Errorf("then %v", err)
+	}
 }
 
 // TestLeaveGone is a server that has ended by the time it is confirmed.

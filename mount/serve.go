@@ -180,7 +180,9 @@ func (s *service) serve(fs Service, c Connection) error {
 			if err == nil && !s.mounted {
 				// Somebody was faster than the launcher, or it could not go through with it.
 				for m := range said {
-					s.placed(m)
+					if s.placed(m); s.mounted {
+						break
+					}
 				}
 			}
 			return err

@@ -2,6 +2,8 @@ package mount
 
 import (
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -58,6 +60,36 @@ func TestSync(t *testing.T) {
 	}
 	if got[0] != got[1] {
 		t.Errorf("classic: %+v\nsync:    %+v", got[0], got[1])
+	}
+}
+
+// TestDataPath: there is a warning if the kernel could move data and does not, one.
+func TestDataPath(t *testing.T) {
+	needSync(t)
+	image, dir := scratch(t)
+	for _, c := range []struct {
+		mode string
+		want []string
+	}{
+		{"", []string{"data: through the server: ?[31mit is a test"}},
+		{"iomap", []string{"data: fuse-iomap, device x"}},
+		{"sync iomap", []string{"data: fuse-iomap, device x"}},
+		{"on sync iomap", []string{"data: fuse-iomap, device x"}},
+		{"sync slow", []string{"warning: " + image + ": file data goes through the server: ?[31mit is a test", "data: through the server: ?[31mit is a test"}},
+		{"sync no iomap", []string{"warning: " + image + ": file data goes through the server: it cannot", "data: through the server: ?[31mit is a test"}},
+	} {
+		p := part(t, nil, "mount", image, dir, c.mode)
+		p.run(t, 0, "")
+		if got := strings.Split(strings.TrimSpace(p.out.String()), "\n"); !slices.Equal(got, c.want) {
+			t.Errorf("%q says %q, want %q", c.mode, got, c.want)
+		}
+		part(t, nil, "umount", dir, "").run(t, 0, "")
+	}
+	for _, mode := range []string{"on sync slow", "on slow"} {
+		part(t, nil, "mount", image, dir, mode).run(t, StatusFailed, `mount option "iomap=on": file data would go through the server`)
+		if _, ok := mountAt(t, dir); ok || isLocked(t, image) {
+			t.Errorf("%q leaves something", mode)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -242,6 +243,123 @@ func TestIomapWindow(t *testing.T) {
 		t.Errorf("offset=1G: %v", err)
 	}
 	it.gone(t)
+}
+
+// typeOf is the type of the mount.
+func (it *iomapTest) typeOf() string {
+	mounts, _ := mount.Mounts()
+	for _, i := range mounts {
+		if i.Dir == it.dir {
+			return i.Type
+		}
+	}
+	return ""
+}
+
+// device attaches the image to a loop device for it to be mounted by.
+func (it *iomapTest) device(t *testing.T, options ...string) {
+	t.Helper()
+	out, err := exec.Command("losetup", append([]string{"--find", "--show"}, append(options, it.image)...)...).Output()
+	if err != nil {
+		t.Skipf("needs losetup (package util-linux): %v", err)
+	}
+	it.image = strings.TrimSpace(string(out))
+	t.Cleanup(func() { exec.Command("losetup", "--detach", it.image).Run() })
+}
+
+// claimed tells whether somebody keeps others off the device.
+func (it *iomapTest) claimed() bool {
+	fd, err := unix.Open(it.image, unix.O_RDONLY|unix.O_EXCL, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err != nil
+}
+
+// TestIomapDevice: a block device gets no other device, and is nobody else's while it is
+// mounted.
+func TestIomapDevice(t *testing.T) {
+	it := newIomapTest(t)
+	it.device(t)
+	for _, options := range []string{"", "ro", "fsname=x", "blkdev=off"} {
+		if err := it.mount(options); err != nil {
+			t.Fatal(err)
+		}
+		if got := it.typeOf(); got != mount.FSType || !it.claimed() || it.loop() != "" {
+			t.Errorf("%q: type %s, claimed %v, loop device %q", options, got, it.claimed(), it.loop())
+		}
+		if err := mount.Unmount(it.dir, mount.UnmountOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if it.mounted() || it.claimed() {
+			t.Errorf("%q: mounted %v, claimed %v", options, it.mounted(), it.claimed())
+		}
+	}
+	it.check(t, it.image)
+	// Who wants the kernel to hold the device gets that.
+	if err := it.mount("blkdev=on"); err != nil || it.typeOf() != mount.BlockType {
+		t.Errorf("blkdev=on: %v, type %s", err, it.typeOf())
+	}
+	if err := unix.Unmount(it.dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	it.check(t, it.image)
+}
+
+// TestIomapSectors: what the server finds out leads to the mount that there would have been.
+func TestIomapSectors(t *testing.T) {
+	it := newIomapTest(t, "-b", "1024")
+	it.device(t, "--sector-size", "4096")
+	if err := it.mount(""); err != nil {
+		t.Fatal(err)
+	}
+	if it.typeOf() != mount.BlockType || strings.Count(it.stderr, "\n") != 1 || !strings.Contains(it.stderr, "the sectors of the device, of 4096 bytes, are larger") {
+		t.Errorf("type %s, said %q", it.typeOf(), it.stderr)
+	}
+	if err := os.WriteFile(filepath.Join(it.dir, "file"), make([]byte, 5000), 0o644); err != nil {
+		t.Error(err)
+	}
+	if err := mount.Unmount(it.dir, mount.UnmountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	it.check(t, it.image)
+	err := it.mount("iomap=on")
+	if err == nil || mount.ExitStatus(err) != mount.StatusFailed || !strings.Contains(err.Error(), `"iomap=on": the sectors of the device`) {
+		t.Errorf("iomap=on: %v", err)
+	}
+	if it.mounted() || it.claimed() {
+		t.Errorf("iomap=on: mounted %v, claimed %v", it.mounted(), it.claimed())
+	}
+}
+
+// TestIomapKilled: a loop device does not outlive the server.
+func TestIomapKilled(t *testing.T) {
+	it := newIomapTest(t)
+	if err := it.mount(""); err != nil {
+		t.Fatal(err)
+	}
+	server := it.server(t)
+	if err := unix.Kill(server, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.Unmount(it.dir, mount.UnmountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	it.gone(t)
+}
+
+// server is the process that has the image open, as the state file says.
+func (it *iomapTest) server(t *testing.T) int {
+	t.Helper()
+	files, _ := filepath.Glob("/run/ext4box/*:*")
+	for _, f := range files {
+		var r mount.StateRecord
+		if b, err := os.ReadFile(f); err == nil && json.Unmarshal(b, &r) == nil && r.Dir == it.dir {
+			return r.PID
+		}
+	}
+	t.Fatal("no state file")
+	return 0
 }
 
 // TestIomapOn: a mount that insists fails, and leaves nothing.
