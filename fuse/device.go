@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +48,7 @@ func DefaultReaders() int { return min(max(16, 2*runtime.GOMAXPROCS(0)), 32) }
 // somebody is left: see "Readers" in the package comment.
 type Device struct {
 	file    *os.File
+	conn    syscall.RawConn // of file; nil if that is closed, or no file
 	readers int
 
 	mu    sync.Mutex
@@ -58,6 +60,7 @@ var _ Controller = (*Device)(nil)
 // NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted.
 func NewDevice(f *os.File, o DeviceOptions) *Device {
 	d := &Device{file: f, readers: o.Readers, spare: o.Spare}
+	d.conn, _ = f.SyscallConn()
 	if d.readers <= 0 {
 		d.readers = DefaultReaders()
 	}
@@ -85,11 +88,32 @@ func (d *Device) Close() error {
 
 // Notify implements Transport.
 func (d *Device) Notify(parts ...[]byte) error {
-	return d.control(func(fd int) error {
-		_, err := unix.Writev(fd, parts)
-		return err
-	})
+	if d.conn == nil {
+		return os.ErrInvalid
+	}
+	w := deviceWrites.Get().(*deviceWrite)
+	defer deviceWrites.Put(w)
+	w.parts = parts
+	err := d.conn.Control(w.do)
+	if err == nil {
+		err = w.err
+	}
+	w.parts, w.err = nil, nil
+	return err
 }
+
+// deviceWrite is what Notify needs to call RawConn.Control without an allocation.
+type deviceWrite struct {
+	parts [][]byte
+	err   error
+	do    func(fd uintptr)
+}
+
+var deviceWrites = sync.Pool{New: func() any {
+	w := new(deviceWrite)
+	w.do = func(fd uintptr) { _, w.err = unix.Writev(int(fd), w.parts) }
+	return w
+}}
 
 // Control implements Controller.
 func (d *Device) Control(cmd uint32, arg []byte) (n int, err error) {
@@ -111,12 +135,11 @@ func ioctl(fd int, cmd uint32, arg []byte) (int, error) {
 
 // control calls f with the descriptor, which stays open meanwhile.
 func (d *Device) control(f func(fd int) error) error {
-	c, err := d.file.SyscallConn()
-	if err != nil {
-		return err
+	if d.conn == nil {
+		return os.ErrInvalid
 	}
 	var ferr error
-	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+	if err := d.conn.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
 		return err
 	}
 	return ferr

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"syscall"
 	"testing"
 )
@@ -103,6 +104,25 @@ func TestIomapOperationsAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { r.do(msg) }); n != 0 {
 			t.Errorf("%v: %v allocations", c.op, n)
 		}
+	}
+}
+
+// TestUpsertAllocates: neither does what goes with nearly every BEGIN.
+func TestUpsertAllocates(t *testing.T) {
+	f, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := NewDevice(f, DeviceOptions{})
+	defer d.Close()
+	r := startIomapRig(t, silent{}, false)
+	r.s.t = d
+	if n := testing.AllocsPerRun(1000, func() {
+		if err := r.s.UpsertMappings(&IomapUpsertMappings{NodeID: 5}); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

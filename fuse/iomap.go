@@ -3,7 +3,9 @@ package fuse
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
+	"unsafe"
 )
 
 // Controller is a Transport whose connection takes the ioctls of /dev/fuse.
@@ -86,8 +88,32 @@ func (s *Session) SetBackingBlocksize(dev, size uint32) error {
 // inode has another number or no mappings; EUCLEAN, a mapping breaks a rule. It is never to be called
 // for an inode that was not announced with AttrIomap: early kernels do not check that.
 func (s *Session) UpsertMappings(m *IomapUpsertMappings) error {
-	return s.notify("IOMAP_UPSERT_MAPPINGS", NotifyIomapUpsertMappings, s.iomap(), raw(m))
+	const what = "IOMAP_UPSERT_MAPPINGS"
+	if !s.iomap() {
+		return s.notify(what, NotifyIomapUpsertMappings, false)
+	}
+	n := upserts.Get().(*upsert)
+	defer upserts.Put(n)
+	n.msg.Len, n.msg.Error = uint32(unsafe.Sizeof(n.msg)), NotifyIomapUpsertMappings
+	n.msg.IomapUpsertMappings = *m
+	n.parts[0] = raw(&n.msg)
+	if err := s.t.Notify(n.parts[:]...); err != nil {
+		return fmt.Errorf("notify %s: %w", what, err)
+	}
+	return nil
 }
+
+// upsert is the memory of one UpsertMappings, which comes with nearly every BEGIN and is to cost no
+// allocation.
+type upsert struct {
+	msg struct {
+		OutHeader
+		IomapUpsertMappings
+	}
+	parts [1][]byte
+}
+
+var upserts = sync.Pool{New: func() any { return new(upsert) }}
 
 // InvalMappings drops mappings from the kernel's cache, but no data. It may be called wherever
 // UpsertMappings may. That the kernel does not know the inode is success.

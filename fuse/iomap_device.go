@@ -31,7 +31,7 @@ func AddIomap(f *os.File) error {
 
 // controlFile issues an ioctl on a descriptor of DevicePath.
 func controlFile(f *os.File, what string, cmd uint32, arg []byte) error {
-	_, err := (&Device{file: f}).Control(cmd, arg)
+	_, err := NewDevice(f, DeviceOptions{}).Control(cmd, arg)
 	if errors.Is(err, syscall.ENOTTY) {
 		err = ErrNoIomap
 	}
