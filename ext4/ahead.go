@@ -25,6 +25,9 @@ import (
 const (
 	// streakGrowth is how many times the last one the next write of a streak gets.
 	streakGrowth = 16
+	// aheadMax is the most that it gets, in bytes. A group has no more where blocks are
+	// of 4 KiB.
+	aheadMax = 128 << 20
 	// aheadShare: what one write gets ahead is at most this part of what is free,
 	// or, if it cannot be asked back, unseenShare. All together get no more than
 	// totalShare.
@@ -41,9 +44,9 @@ const (
 
 // streak is what is known of writes into holes of a file that follow each other.
 type streak struct {
-	next   uint64 // the block behind what the last one got
-	blocks uint64 // how many it got, or should have
-	at     time.Time
+	first, next uint64 // the blocks that the last one got
+	blocks      uint64 // how many it should have got
+	at          time.Time
 }
 
 // aheads is what is reserved ahead of writes, of all files.
@@ -52,7 +55,8 @@ type aheads struct {
 
 	mu     sync.Mutex // a leaf
 	inodes map[*inode]struct{}
-	asking *asking // what goes on; nil: nothing
+	wait   map[Ino]int // whose mappings somebody waits for, who may have locked pages of it
+	asking *asking     // what goes on; nil: nothing
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -82,10 +86,10 @@ func (a *aheads) count(in *inode, blocks int64) {
 // hole.
 func (fs *FS) ahead(in *inode, hole extent.Run, asked uint64, op iomap.Op) (ahead uint64) {
 	s := &in.streak
-	goesOn := s.blocks > 0 && s.next == hole.Block
 	want := asked
-	if goesOn {
-		want = max(asked, min(streakGrowth*s.blocks, extentMax, hole.Len))
+	if s.blocks > 0 && s.next == hole.Block {
+		want = max(asked, min(streakGrowth*s.blocks, aheadMax>>fs.geo.BlockBits, hole.Len))
+		fs.askPending(in, s.first, s.next) // else it would not be here
 	}
 	if want > asked && fs.mayGoAhead(op) {
 		ahead = fs.spare(want-asked, in.unseen || op&iomap.Direct != 0)
@@ -124,23 +128,51 @@ func (fs *FS) spare(blocks uint64, unseen bool) uint64 {
 	return min(blocks, all-min(all, others))
 }
 
-// askBack asks for what is reserved ahead of writes, waits for it, though not for
-// long, and tells whether something came back. What the caller has locked is left
-// alone; as others write meanwhile, it may not have anything that they need for
-// that but inodes.
-func (fs *FS) askBack() bool {
+// askBack asks for what is reserved ahead of writes, waits until something comes
+// back, though not for long, and tells whether it did. The caller may have inodes
+// locked: nobody waits for these. ino is the one of which it is to map something, if
+// it is; pages of that may be locked until it is done.
+func (fs *FS) askBack(ino Ino) bool {
 	if fs.w == nil || fs.outside == nil {
 		return false
 	}
+	a := &fs.w.ahead
+	a.await(ino, 1)
+	defer a.await(ino, -1)
 	r := fs.ask(0)
 	if r == nil {
 		return false
 	}
-	select {
-	case <-r.done:
-	case <-time.After(askWait):
+	const step = time.Millisecond
+	before := r.blocks.Load()
+	for waited := time.Duration(0); waited < askWait; waited += step {
+		select {
+		case <-r.done:
+			return r.blocks.Load() > 0
+		case <-time.After(step):
+			if r.blocks.Load() > before {
+				return true
+			}
+		}
 	}
-	return r.blocks.Load() > 0
+	return false
+}
+
+func (a *aheads) await(ino Ino, n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.wait == nil {
+		a.wait = make(map[Ino]int)
+	}
+	if a.wait[ino] += n; a.wait[ino] == 0 {
+		delete(a.wait, ino)
+	}
+}
+
+func (a *aheads) awaited(in *inode) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wait[in.ino] > 0
 }
 
 // ask starts to ask back what has been of no use for so long, unless that is going
@@ -160,7 +192,16 @@ func (fs *FS) ask(idle time.Duration) *asking {
 		inodes = append(inodes, in)
 	}
 	a.wg.Go(func() {
+		var last []*inode
 		for _, in := range inodes {
+			if a.awaited(in) {
+				last = append(last, in)
+				continue
+			}
+			r.blocks.Add(fs.giveBack(in, idle))
+			in.put()
+		}
+		for _, in := range last {
 			r.blocks.Add(fs.giveBack(in, idle))
 			in.put()
 		}
@@ -173,40 +214,53 @@ func (fs *FS) ask(idle time.Duration) *asking {
 }
 
 // giveBack gives back what is pending of an inode, has been so for some time, and
-// turns out to be needed by nobody.
+// turns out to be needed by nobody, and tells how many blocks that is.
 func (fs *FS) giveBack(in *inode, idle time.Duration) (blocks uint64) {
 	if !in.lockSoon() {
 		return 0
 	}
-	if in.unseen || in.deleted || in.aheadBlocks == 0 || time.Since(in.streak.at) < idle {
-		in.mu.Unlock()
+	defer in.mu.Unlock()
+	if in.deleted || in.aheadBlocks == 0 || time.Since(in.streak.at) < idle {
 		return 0
 	}
-	first, last := in.pending[0], in.pending[len(in.pending)-1]
-	lo, hi := first.Block<<fs.geo.BlockBits, last.End()<<fs.geo.BlockBits
-	err := fs.outside.Drop(in.ino, lo, hi-lo)
-	if err == nil {
-		in.idle = nil
-		for _, p := range in.pending {
-			in.idle = append(in.idle, p.Run)
+	in.streak = streak{}
+	// What is dirty needs mappings to be written, which are of whole runs and in the
+	// cache then. So the second time there is nothing dirty.
+	for range 2 {
+		if len(in.pending) == 0 || in.unseen {
+			break
+		}
+		n, err := fs.giveBackUnused(in)
+		if blocks += n; err != nil {
+			break
 		}
 	}
-	in.mu.Unlock()
-	if err == nil {
-		err = fs.outside.WriteBack(in.ino)
+	return blocks
+}
+
+// giveBackUnused unlocks the inode while what is dirty is written.
+func (fs *FS) giveBackUnused(in *inode) (blocks uint64, err error) {
+	first, last := in.pending[0], in.pending[len(in.pending)-1]
+	lo, hi := first.Block<<fs.geo.BlockBits, last.End()<<fs.geo.BlockBits
+	if err := fs.outside.Drop(in.ino, lo, hi-lo); err != nil {
+		return 0, err
 	}
+	in.idle = nil
+	for _, p := range in.pending {
+		in.idle = append(in.idle, p.Run)
+	}
+	in.mu.Unlock()
+	err = fs.outside.WriteBack(in.ino)
 	in.mu.Lock()
-	defer in.mu.Unlock()
 	runs := in.idle
 	in.idle = nil
 	if err != nil || in.unseen {
-		return 0
+		return 0, err
 	}
 	for _, run := range runs {
 		blocks += fs.dropPending(in, run.Block, run.End())
 	}
-	in.streak = streak{}
-	return blocks
+	return blocks, nil
 }
 
 // lockSoon locks an inode unless that takes long: whoever has locked it may be

@@ -51,7 +51,7 @@ func (fs *FS) Mappable(ino Ino) (reason string) {
 //     who asks waits for the answer anyway.
 //   - [iomap.OverwriteOnly] fails with EAGAIN where there is no data to overwrite.
 func (fs *FS) MapOutside(ino Ino, off, n uint64, op iomap.Op, limited bool) (m iomap.Mapping, kept bool, err error) {
-	err = fs.retrying(func() (err error) {
+	err = fs.retryingFor(ino, func() (err error) {
 		m, kept, err = fs.mapOutside(ino, off, n, op, limited)
 		return err
 	})

@@ -22,10 +22,13 @@ const (
 // it, an inode without a name is deleted, or what was reserved ahead of writes is
 // given back. The operation has no handle open between its runs, and a failed run
 // has changed nothing.
-func (fs *FS) retrying(op func() error) error {
+func (fs *FS) retrying(op func() error) error { return fs.retryingFor(0, op) }
+
+// retryingFor is retrying for an operation that maps something of an inode.
+func (fs *FS) retryingFor(ino Ino, op func() error) error {
 	for i := 0; ; i++ {
 		err := fs.awaiting(op)
-		if !isFull(err) || i == maxRetries || !fs.askBack() {
+		if !isFull(err) || i == maxRetries || !fs.askBack(ino) {
 			return err
 		}
 	}

@@ -42,8 +42,8 @@ func (fs *FS) beginWrite(in *inode, off, n uint64, op iomap.Op) (iomap.Mapping, 
 	if run.State != extent.Hole {
 		return fs.toMapping(in, run), fs.handOut(in, run, blk, end)
 	}
-	run.Clip(blk, min(run.End(), blk+extentMax, fs.maxSize(in)>>fs.geo.BlockBits))
-	asked := min(run.Len, end-blk)
+	run.Clip(blk, min(run.End(), fs.maxSize(in)>>fs.geo.BlockBits))
+	asked := min(run.Len, end-blk, extentMax)
 	ahead := fs.ahead(in, run, asked, op)
 	run.Clip(blk, blk+asked+ahead)
 	p, err := fs.place(in, run, asked, off+n > in.size && end<<fs.geo.BlockBits >= in.size)
@@ -51,7 +51,7 @@ func (fs *FS) beginWrite(in *inode, off, n uint64, op iomap.Op) (iomap.Mapping, 
 		return iomap.Mapping{}, err
 	}
 	in.seq++
-	in.streak.next = p.End()
+	in.streak.first, in.streak.next = p.Block, p.End()
 	m := fs.toMapping(in, p)
 	m.Flags |= iomap.New
 	return m, nil

@@ -1,0 +1,45 @@
+package ext4
+
+// Reserved tells what memory holds for a file: blocks that were asked for and blocks
+// ahead of them, and nodes of its map.
+func (fs *FS) Reserved(ino Ino) (asked, ahead int64, nodes int) {
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return 0, 0, 0
+	}
+	defer in.runlock()
+	return in.pendingBlocks - in.aheadBlocks, in.aheadBlocks, int(in.promise.nodes)
+}
+
+// Stores is how often an inode has been stored.
+func (fs *FS) Stores(ino Ino) uint64 {
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return 0
+	}
+	defer in.runlock()
+	return in.Version
+}
+
+// Sequence is the sequence number of the mapping of a file.
+func (fs *FS) Sequence(ino Ino) uint64 {
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return 0
+	}
+	defer in.runlock()
+	return in.seq
+}
+
+// Lock locks an inode, as an operation does that takes long.
+func (fs *FS) Lock(ino Ino) (unlock func()) {
+	in, err := fs.iget(ino)
+	if err != nil {
+		return func() {}
+	}
+	in.mu.Lock()
+	return func() {
+		in.mu.Unlock()
+		in.put()
+	}
+}
