@@ -213,8 +213,8 @@ func (fs *FS) ask(idle time.Duration) *asking {
 	return r
 }
 
-// giveBack gives back what is pending of an inode, has been so for some time, and
-// turns out to be needed by nobody, and tells how many blocks that is.
+// giveBack gives back what is ahead of the writes to an inode, has been so for some
+// time, and turns out to be needed by nobody, and tells how many blocks that is.
 func (fs *FS) giveBack(in *inode, idle time.Duration) (blocks uint64) {
 	if !in.lockSoon() {
 		return 0
@@ -227,7 +227,7 @@ func (fs *FS) giveBack(in *inode, idle time.Duration) (blocks uint64) {
 	// What is dirty needs mappings to be written, which are of whole runs and in the
 	// cache then. So the second time there is nothing dirty.
 	for range 2 {
-		if len(in.pending) == 0 || in.unseen {
+		if in.aheadBlocks == 0 || in.unseen {
 			break
 		}
 		n, err := fs.giveBackUnused(in)
@@ -247,7 +247,9 @@ func (fs *FS) giveBackUnused(in *inode) (blocks uint64, err error) {
 	}
 	in.idle = nil
 	for _, p := range in.pending {
-		in.idle = append(in.idle, p.Run)
+		if p.ahead {
+			in.idle = append(in.idle, p.Run)
+		}
 	}
 	in.mu.Unlock()
 	err = fs.outside.WriteBack(in.ino)

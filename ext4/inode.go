@@ -59,7 +59,7 @@ type inode struct {
 	pendingBlocks int64      // in pending
 	aheadBlocks   int64      // of those nobody has asked for
 	streak        streak
-	idle          []extent.Run // was pending when it was asked back, and not used since
+	idle          []extent.Run // was ahead when it was asked back, and not used since
 	unseen        bool         // somebody may be writing to what is pending in ways that cannot be asked back
 	promise       promise
 	pinned        atomic.Bool // there is something pending or promised
@@ -131,7 +131,7 @@ func (fs *FS) iget(ino Ino) (*inode, error) {
 	}
 	if fs.w != nil {
 		// It may have changed before it was last evicted.
-		in.tid = fs.w.log.Running()
+		in.tid = fs.w.log.Latest()
 	}
 	return fs.nodes.Add(uint64(ino), in), nil
 }

@@ -119,7 +119,7 @@ func (fs *FS) adapt(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) {
 		}
 		return
 	}
-	if m.Type == iomap.Unwritten && op&iomap.SwapFile == 0 || in.dirty && !fs.w.log.Committed(in.tid) {
+	if m.Type == iomap.Unwritten && op&iomap.SwapFile == 0 || fs.w != nil && !fs.w.log.Committed(in.tid) {
 		m.Flags |= iomap.Dirty
 	}
 	if op&iomap.Report != 0 && in.Flags&disk.FlagExtents == 0 {

@@ -368,9 +368,9 @@ func extentsOf(r *outsideRig, ino ext4.Ino) string {
 	}
 }
 
-// TestOutsideInline looks at mappings of files that are inline, and what makes them
+// TestOutsideInlineMappings looks at mappings of files that are inline, and what makes them
 // get blocks.
-func TestOutsideInline(t *testing.T) {
+func TestOutsideInlineMappings(t *testing.T) {
 	r := newOutsideRig(t, 32<<20, "-t ext4 -b 4096 -I 512 -O inline_data", ext4.Options{})
 	for i, c := range []struct {
 		off, n uint64
@@ -381,7 +381,7 @@ func TestOutsideInline(t *testing.T) {
 		{10, 50, iomap.Write | iomap.Direct, iomap.Inline},
 		{0, 50, iomap.Read, iomap.Inline},
 		{0, 1, iomap.Report, iomap.Inline},
-		{0, 50, iomap.Zero, iomap.Inline},
+		{0, 50, iomap.Zero, iomap.Hole},
 		{5000, 50, iomap.Read, iomap.Hole},
 		{0, 3000, iomap.Write, iomap.Mapped},
 		{5000, 1, iomap.Write, iomap.Unwritten},

@@ -341,8 +341,14 @@ func (l *Log) Commit(tid uint32) error {
 // Committed tells whether transaction tid is durable.
 func (l *Log) Committed(tid uint32) bool { return later(l.committed.Load(), tid) }
 
-// Running is the transaction that takes changes now.
-func (l *Log) Running() uint32 { return l.running.Load().tid }
+// Latest is the last transaction in which anything may have been changed.
+func (l *Log) Latest() uint32 {
+	t := l.running.Load()
+	if word(t.state.Load()).unused() {
+		return t.tid - 1
+	}
+	return t.tid
+}
 
 // wait waits for the end of a commit.
 func (l *Log) wait(t *transaction) error {
