@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/fuse"
 )
 
 type argKind uint8
@@ -117,6 +119,14 @@ var options = map[string]option{
 	}},
 	"iomap": {arg: required, values: []string{IomapAuto, IomapOn, IomapOff}, apply: func(o *Options, v string) error {
 		o.Iomap = v
+		return nil
+	}},
+	"iomap_minor": {arg: required, apply: func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil || n <= fuse.IomapMinor {
+			return fmt.Errorf("%q is not a number above %d", v, fuse.IomapMinor)
+		}
+		o.IomapMinor = uint32(n)
 		return nil
 	}},
 	"allow_root":   refused("the kernel has no such mode; use allow_other"),

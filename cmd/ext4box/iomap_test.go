@@ -332,6 +332,76 @@ func TestIomapSectors(t *testing.T) {
 	}
 }
 
+// TestIomapUnaligned: a device is not used by the kernel if direct I/O to the part in question
+// is not possible.
+func TestIomapUnaligned(t *testing.T) {
+	it := newIomapTest(t)
+	fs, err := os.ReadFile(it.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := append(make([]byte, 1000), fs...)
+	if err := os.WriteFile(it.image, append(odd, make([]byte, 4096-1000)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	it.device(t)
+	if err := it.mount("offset=1000"); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(it.stderr, "\n") != 1 || !strings.Contains(it.stderr, "there is no direct I/O to it") {
+		t.Errorf("said %q", it.stderr)
+	}
+	if err := mount.Unmount(it.dir, mount.UnmountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestIomapReplayed: what is only in memory the kernel cannot read.
+func TestIomapReplayed(t *testing.T) {
+	it := newIomapTest(t)
+	if err := it.mount("iomap=off"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(it.dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	dirty, err := os.ReadFile(it.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.Unmount(it.dir, mount.UnmountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(it.image, dirty, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := it.mount("ro,iomap=on"); err == nil || !strings.Contains(err.Error(), "replayed in memory") {
+		t.Errorf("ro,iomap=on: %v", err)
+	}
+	it.gone(t)
+	if err := it.mount("ro"); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(it.stderr, "\n") != 1 || !strings.Contains(it.stderr, "replayed in memory") {
+		t.Errorf("said %q", it.stderr)
+	}
+	if _, err := os.Stat(filepath.Join(it.dir, "file")); err != nil {
+		t.Error(err)
+	}
+	if err := mount.Unmount(it.dir, mount.UnmountOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	it.gone(t)
+	if after, err := os.ReadFile(it.image); err != nil || !bytes.Equal(after, dirty) {
+		t.Errorf("the image has changed, %v", err)
+	}
+}
+
 // TestIomapKilled: a loop device does not outlive the server.
 func TestIomapKilled(t *testing.T) {
 	it := newIomapTest(t)

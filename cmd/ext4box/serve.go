@@ -133,6 +133,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 		RootNode: c.RootNode, Iomap: s.iomap,
 	})
 	params := srv.Params()
+	params.IomapMinor = s.request.Options.IomapMinor
 	if s.request.Options.Ext4.NoACL {
 		params.Flags &^= fuse.InitPosixACL
 	}
