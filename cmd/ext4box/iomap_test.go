@@ -387,8 +387,8 @@ func TestIomapReplayed(t *testing.T) {
 	if err := it.mount("ro"); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Count(it.stderr, "\n") != 1 || !strings.Contains(it.stderr, "replayed in memory") {
-		t.Errorf("said %q", it.stderr)
+	if strings.Count(it.stderr, "\n") != 1 || !strings.Contains(it.stderr, "replayed in memory") || it.typeOf() != mount.FSType {
+		t.Errorf("type %s, said %q", it.typeOf(), it.stderr)
 	}
 	if _, err := os.Stat(filepath.Join(it.dir, "file")); err != nil {
 		t.Error(err)
