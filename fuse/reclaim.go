@@ -24,3 +24,15 @@ func (p *readers) noReclaim() {
 		p.s.log.Warn("memory reclaim may have to wait for this server", "error", err)
 	})
 }
+
+// WithoutReclaim calls start, which starts a process, so that the mark that noReclaim puts on single threads
+// is on all of them there, also those that commit and write back metadata, from the beginning. It takes
+// CAP_SYS_RESOURCE; without it the process is started all the same.
+func WithoutReclaim(start func() error) error {
+	runtime.LockOSThread() // a process inherits it from the thread that starts it
+	defer runtime.UnlockOSThread()
+	if unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) == nil {
+		defer func() { _ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0) }()
+	}
+	return start()
+}

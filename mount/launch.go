@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/fuse"
 )
 
 // Request is what the launcher asks the server to do. The image and everything
@@ -194,7 +196,12 @@ func (l *launcher) startServer() error {
 		cmd.Stderr = l.Log
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if l.Iomap {
+		// The kernel waits for this process while it writes files back to the device.
+		start = func() error { return fuse.WithoutReclaim(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return systemf("start the server: %w", err)
 	}
 	l.server, l.exited, l.incoming = cmd, make(chan struct{}), make(chan message, 4)
