@@ -2,6 +2,7 @@ package test
 
 import (
 	"errors"
+	"log/slog"
 	"testing"
 
 	"ext4box/blockdev"
@@ -62,7 +63,7 @@ func mountModelOn(t testing.TB, k kernelModel, dev blockdev.Device) (*modelMount
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
-	o := server.Options{}
+	o := server.Options{Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	if !k.classic {
 		o.Iomap = server.Iomap{Mode: server.IomapOn, Device: modelFD, Name: "model"}
 	}
