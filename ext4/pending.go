@@ -20,10 +20,10 @@ func covering(pending []reserved, blk uint64) int {
 	return sort.Search(len(pending), func(i int) bool { return pending[i].End() > blk })
 }
 
-// firstPending is the first run that is pending in the file blocks [lo, hi), or a
-// hole.
+// firstPending is the first run that is pending in the file blocks [lo, hi), which
+// may be none, or a hole.
 func firstPending(pending []reserved, lo, hi uint64) extent.Run {
-	if i := covering(pending, lo); i < len(pending) && pending[i].Block < hi {
+	if i := covering(pending, lo); lo < hi && i < len(pending) && pending[i].Block < hi {
 		p := pending[i].Run
 		p.Clip(lo, hi)
 		return p
