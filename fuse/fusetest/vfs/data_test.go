@@ -31,6 +31,16 @@ func TestInline(t *testing.T) {
 		if got := string(s.files[11].inline); got != "hello\x00\x00world" {
 			t.Errorf("the server has %q", got)
 		}
+		// A mapping in the cache is good for one write.
+		m := fuse.IomapIO{Length: 4096, Addr: null, Type: iomap.Inline}
+		must(t, s.s.UpsertMappings(&fuse.IomapUpsertMappings{NodeID: 11, Ino: 11, Read: m, Write: filler(m, none)}))
+		for _, want := range []int{0, 1} {
+			fs.ResetTrace()
+			mustWrite(t, f, []byte("h"), 0)
+			if n := fs.Count(fuse.OpIomapBegin); n != want {
+				t.Errorf("%d BEGIN, want %d", n, want)
+			}
+		}
 		must(t, f.Fsync())
 		fs.DropCaches()
 		fs.ResetTrace()

@@ -75,7 +75,6 @@ func (fs *FS) newInode(nodeid, generation uint64, mode uint32, flags fuse.AttrFl
 	}
 	in.mappings.init()
 	in.pages.init()
-	in.writeback.init()
 	return in
 }
 

@@ -177,10 +177,7 @@ func (in *inode) punchPages(off, n uint64) {
 
 // evictPages lets go of all pages of an inode that leaves memory. What is dirty is lost: it has no
 // name, or was written before.
-func (in *inode) evictPages() {
-	in.truncatePages(0)
-	in.writeback.wait()
-}
+func (in *inode) evictPages() { in.truncatePages(0) }
 
 // dirtyIn tells whether anything of a range waits to be written, or is being written.
 func (in *inode) dirtyIn(off, n uint64) bool {

@@ -106,26 +106,56 @@ func TestRacePunch(t *testing.T) {
 	must(t, f.Close())
 }
 
-// TestRaceUnlink: a file loses its last name and its last descriptor while it is being written. FORGET
-// comes when that is over.
+// TestRaceUnlink: a file loses its last name and its last user while it is being written. FORGET comes
+// when that is over.
 func TestRaceUnlink(t *testing.T) {
 	s := newServer()
 	fs, _ := mountOn(t, s, Config{})
 	f := mustCreate(t, fs, "f")
 	mustWrite(t, f, pattern(1, 8192), 0)
+	mem, err := f.Mmap()
+	must(t, err)
+	must(t, f.Close())
+	must(t, mem.Store([]byte{1}, 0))
 	held := fs.Hold(At(DeviceDone))
 	sync := later(fs.Sync)
 	held.Wait()
 	must(t, fs.Unlink("f"))
-	end := later(f.Close)
-	waits(t, end, "the end of an inode")
+	fs.ResetTrace()
+	// Sync has a reference as well: what is left is for whoever comes last.
+	mem.Unmap()
+	if n := fs.Count(fuse.OpForget); n != 0 {
+		t.Error("FORGET before the data is written")
+	}
 	held.Release()
 	must(t, <-sync)
-	must(t, <-end)
-	order(t, fs, "UNLINK", "IOMAP_IOEND", "FORGET 11")
+	order(t, fs, "SETATTR 11", "FORGET 11")
 	if s.forgets[11] != 1 {
 		t.Errorf("forgotten: %v", s.forgets)
 	}
+}
+
+// TestEvictWaits: who evicts an inode waits for what is being written of it, and throws away the rest.
+func TestEvictWaits(t *testing.T) {
+	s := newServer()
+	fs, dev := mountOn(t, s, Config{})
+	f := mustCreate(t, fs, "f")
+	mustWrite(t, f, pattern(1, 8192), 0)
+	held := fs.Hold(At(DeviceDone))
+	sync := later(func() error { f.in.writePages(0, 4096); return nil })
+	held.Wait()
+	evicted := later(func() error { f.in.evictPages(); return nil })
+	waits(t, evicted, "eviction")
+	held.Release()
+	must(t, <-evicted)
+	must(t, <-sync)
+	if got := s.stored("f", dev); !bytes.Equal(got, pattern(1, 8192)[:4096]) {
+		t.Errorf("stored: %d bytes", len(got))
+	}
+	if f.in.dirtyIn(0, toEOF) {
+		t.Error("something is left")
+	}
+	must(t, f.Close())
 }
 
 // TestRaceAppend: an append waits for fsync, whose FSYNC comes when all IOENDs are answered.

@@ -13,15 +13,11 @@ import (
 // writeback is what is under way of an inode.
 type writeback struct {
 	mu     sync.Mutex
-	cond   *sync.Cond
 	done   []*ioend // written, not reported
 	worker bool     // somebody reports
-	flying int      // ioends submitted whose folios have not been let go
 	errSeq uint64   // counts errors
 	err    syscall.Errno
 }
-
-func (w *writeback) init() { w.cond = sync.NewCond(&w.mu) }
 
 // errors is what File.wbSeen is compared with.
 func (w *writeback) errors() uint64 {
@@ -36,15 +32,6 @@ func (w *writeback) failed(errno syscall.Errno) {
 	defer w.mu.Unlock()
 	w.errSeq++
 	w.err = errno
-}
-
-// wait waits until nothing is under way.
-func (w *writeback) wait() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for w.flying > 0 {
-		w.cond.Wait()
-	}
 }
 
 // writebackError is an error of writeback that was not reported on this file yet.
@@ -236,9 +223,6 @@ func (w *pass) submit() {
 	}
 	w.cur = nil
 	in, wb := w.in, &w.in.writeback
-	wb.mu.Lock()
-	wb.flying++
-	wb.mu.Unlock()
 	w.writing.Add(1)
 	go func() {
 		var once sync.Once
@@ -278,8 +262,6 @@ func (wb *writeback) report(in *inode) {
 			}
 		}
 		wb.mu.Lock()
-		wb.flying -= len(batch)
-		wb.cond.Broadcast()
 	}
 	wb.worker = false
 }

@@ -76,6 +76,7 @@ func TestMerge(t *testing.T) {
 		"error":           {func(b, a *ioend) { b.errno = syscall.EIO }, 2},
 		"boundary":        {func(b, a *ioend) { b.flags = fuse.IoendBoundary }, 2},
 		"boundary before": {func(b, a *ioend) { a.flags = fuse.IoendBoundary }, 1},
+		"end of file":     {func(b, a *ioend) { a.written = 100 }, 2},
 		"gap":             {func(b, a *ioend) { b.pos += 4096; b.addr += 4096 }, 2},
 	} {
 		l := base()
@@ -256,4 +257,67 @@ func TestIoendNotKnown(t *testing.T) {
 		must(t, w.Close())
 		must(t, f.Close())
 	})
+}
+
+// TestRevalidation: a mapping in hand is not used for the next folio when the cache has changed.
+func TestRevalidation(t *testing.T) {
+	for _, drop := range []bool{false, true} {
+		s := newServer()
+		fs, _ := mountOn(t, s, Config{})
+		f := mustCreate(t, fs, "f")
+		mustWrite(t, f, pattern(1, 8192), 0)
+		fs.ResetTrace()
+		held := fs.Hold(func(e *Event) bool { return e.Stage == MappingFound && e.Iomap == iomap.Writeback })
+		sync := later(fs.Sync)
+		held.Wait()
+		want := 0
+		if drop {
+			must(t, s.s.InvalMappings(&fuse.IomapInvalMappings{NodeID: 11, Ino: 11, Read: fuse.IomapRange{Length: toEOF}}))
+			want = 1
+		}
+		held.Release()
+		must(t, <-sync)
+		if got := lines(fs, "op=WRITEBACK pos=4096 count=4096"); len(got) != want {
+			t.Errorf("%d BEGIN for the second page, want %d", len(got), want)
+		}
+		must(t, f.Close())
+	}
+}
+
+// TestTail: nothing of what lies behind the end of a file comes to light: not what a program stored
+// there, nor what the device had.
+func TestTail(t *testing.T) {
+	s := newServer()
+	fs, dev := mountWith(t, s, Config{}, pattern(1, 100))
+	addr := int64(s.files[11].blocks[0].addr)
+	if _, err := dev.WriteAt(pattern(9, 4096-100), addr+100); err != nil {
+		t.Fatal(err)
+	}
+	f := mustOpen(t, fs, "f", syscall.O_RDWR)
+	mustWrite(t, f, []byte{1}, 8192)
+	want := append(pattern(1, 100), make([]byte, 8093)...)
+	want[8192] = 1
+	wantRead(t, f, 0, want)
+
+	mem, err := f.Mmap()
+	must(t, err)
+	must(t, mem.Store([]byte("garbage"), 8200))
+	must(t, f.Fsync())
+	block := make([]byte, 4096)
+	if _, err := dev.ReadAt(block, int64(s.files[11].blocks[2].addr)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(block[1:], make([]byte, 4095)) {
+		t.Error("what was stored behind the end is on the device")
+	}
+	// The same over a block that is unwritten: what is cached has to be written before it can be told
+	// that there is nothing to zero.
+	must(t, f.Truncate(0))
+	must(t, f.Fallocate(1, 0, 4096))
+	mustWrite(t, f, []byte{1}, 0)
+	must(t, mem.Store([]byte("garbage"), 200))
+	mustWrite(t, f, []byte{2}, 5000)
+	wantRead(t, f, 0, append([]byte{1}, make([]byte, 4999)...))
+	mem.Unmap()
+	must(t, f.Close())
 }
