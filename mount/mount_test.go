@@ -287,27 +287,29 @@ func TestBusy(t *testing.T) {
 // TestConnection: somebody else mounts and hands the descriptor in.
 func TestConnection(t *testing.T) {
 	needMount(t)
-	image, dir := scratch(t)
-	dev, err := openFuse()
-	if err != nil {
-		t.Fatal(err)
+	for _, mode := range []string{"", "sync "} { // who mounted it did so in his own way
+		image, dir := scratch(t)
+		dev, err := openFuse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dev.Close()
+		data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev.Fd())
+		if err := unix.Mount("test", dir, FSType, unix.MS_RDONLY, data); err != nil {
+			t.Fatal(err)
+		}
+		c := part(t, nil, "mount", image, "/dev/fd/3", mode)
+		c.ExtraFiles = []*os.File{dev}
+		c.run(t, 0, "")
+		dev.Close()
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+		waitFor(t, "the end", func() bool { return !isLocked(t, image) })
 	}
-	defer dev.Close()
-	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev.Fd())
-	if err := unix.Mount("test", dir, FSType, unix.MS_RDONLY, data); err != nil {
-		t.Fatal(err)
-	}
-	c := part(t, nil, "mount", image, "/dev/fd/3", "")
-	c.ExtraFiles = []*os.File{dev}
-	c.run(t, 0, "")
-	dev.Close()
-	if _, err := os.Stat(dir); err != nil {
-		t.Error(err)
-	}
-	if err := unix.Unmount(dir, 0); err != nil {
-		t.Error(err)
-	}
-	waitFor(t, "the end", func() bool { return !isLocked(t, image) })
 }
 
 // TestLegacy: mount(2) makes the same mount as fsopen(2).
