@@ -3,6 +3,8 @@ package ext4_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"ext4box/blockdev"
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
+	"ext4box/internal/testimage"
 	"ext4box/iomap"
 )
 
@@ -810,4 +813,107 @@ func TestOutsideWaitsUnlocked(t *testing.T) {
 		}
 		r.finish()
 	})
+}
+
+// clear zeros a part of a file as the kernel does, in its page cache: only where there
+// is data.
+func (r *changeRig) clear(ino ext4.Ino, off, end uint64) {
+	r.t.Helper()
+	for off < end {
+		n := min(end, off/r.bs*r.bs+r.bs) - off
+		if typ, at := r.at(ino, off/r.bs); typ == iomap.Mapped {
+			_, err := r.mem.WriteAt(make([]byte, n), int64(at+off%r.bs))
+			r.must(err)
+		}
+		off += n
+	}
+}
+
+// TestOutsideEqualsKernel does the same to files by the kernel's ext4, and by the engine
+// with what the kernel does in its page cache added; they must come out alike.
+func TestOutsideEqualsKernel(t *testing.T) {
+	testimage.RequireRoot(t)
+	const keep, punch, zero = ext4.FallocKeepSize, ext4.FallocPunchHole | ext4.FallocKeepSize, ext4.FallocZeroRange
+	const truncate = ^uint32(0)
+	type step struct {
+		mode   uint32
+		off, n uint64 // in bytes, with blocks of 4096
+	}
+	cases := [][]step{
+		{{punch, 5000, 9000}},
+		{{punch, 4096, 8192}, {0, 0, 40000}},
+		{{punch, 4100, 10}},
+		{{punch, 30000, 1 << 20}, {0, 20000, 30000}},
+		{{zero, 5000, 9000}},
+		{{zero, 30000, 10000}},
+		{{zero | keep, 30000, 10000}, {truncate, 50000, 0}},
+		{{zero, 100, 200}, {zero, 8192, 4096}},
+		{{0, 100000, 5000}, {punch, 90000, 12000}, {truncate, 102000, 0}},
+		{{keep, 20000, 100000}, {truncate, 60001, 0}, {truncate, 70002, 0}},
+		{{keep, 20000, 100000}, {truncate, 32768, 0}},
+		{{truncate, 10001, 0}, {truncate, 20002, 0}, {0, 10000, 5}},
+		{{truncate, 0, 0}, {0, 1, 1}},
+	}
+	for name, args := range map[string]string{"extents": "-t ext4", "1k": "-t ext4 -b 1024", "bigalloc": "-t ext4 -O bigalloc"} {
+		t.Run(name, func(t *testing.T) {
+			r := newChangeRig(t, 64<<20, args)
+			const length = 32768
+			blocks := length / r.bs
+			for i, steps := range cases {
+				ino := r.create(fmt.Sprint("engine", i))
+				r.fill(ino, 0, blocks, 'a')
+				size := uint64(length)
+				for _, s := range steps {
+					end := s.off + s.n
+					switch s.mode {
+					case truncate:
+						lo, hi := min(size, s.off), (max(size, s.off)+r.bs-1)/r.bs*r.bs
+						r.clear(ino, lo, min(hi, (lo+r.bs-1)/r.bs*r.bs))
+						r.must(r.Truncate(ino, s.off))
+						size = s.off
+						continue
+					}
+					r.must(r.Fallocate(ino, s.mode, s.off, s.n))
+					if s.mode&(punch&^keep|zero) != 0 {
+						r.clear(ino, s.off, min(end, max(size, s.off)))
+					}
+					if s.mode&keep == 0 && end > size {
+						r.clear(ino, size, end)
+						size = end
+					}
+				}
+				r.size(ino, size)
+			}
+			r.finish()
+			m := testimage.MountRW(t, &testimage.Image{Path: copied(t, r.mem)}, "")
+			for i, steps := range cases {
+				f, err := os.Create(filepath.Join(m.Dir, fmt.Sprint("kernel", i)))
+				r.must(err)
+				_, err = f.Write(bytes.Repeat([]byte("a"), length))
+				r.must(errors.Join(err, f.Sync()))
+				for _, s := range steps {
+					if s.mode == truncate {
+						r.must(f.Truncate(int64(s.off)))
+					} else {
+						r.must(unix.Fallocate(int(f.Fd()), s.mode, int64(s.off), int64(s.n)))
+					}
+				}
+				r.must(errors.Join(f.Sync(), f.Close()))
+				var got, want unix.Stat_t
+				ours, theirs := filepath.Join(m.Dir, fmt.Sprint("engine", i)), f.Name()
+				r.must(errors.Join(unix.Stat(ours, &got), unix.Stat(theirs, &want)))
+				if got.Size != want.Size || got.Blocks != want.Blocks {
+					t.Errorf("%v: size %d with %d sectors, the kernel has %d with %d", steps, got.Size, got.Blocks, want.Size, want.Blocks)
+				}
+				a, err := os.ReadFile(ours)
+				r.must(err)
+				b, err := os.ReadFile(theirs)
+				r.must(err)
+				if !bytes.Equal(a, b) {
+					t.Errorf("%v: the content differs", steps)
+				}
+			}
+			r.must(m.Unmount())
+		})
+	}
 }
