@@ -875,7 +875,8 @@ func TestOutsideEqualsKernel(t *testing.T) {
 					}
 					r.must(r.Fallocate(ino, s.mode, s.off, s.n))
 					if s.mode&(punch&^keep|zero) != 0 {
-						r.clear(ino, s.off, min(end, max(size, s.off)))
+						r.clear(ino, s.off, min(end, (s.off+r.bs-1)/r.bs*r.bs))
+						r.clear(ino, max(s.off, end/r.bs*r.bs), end)
 					}
 					if s.mode&keep == 0 && end > size {
 						r.clear(ino, size, end)

@@ -81,6 +81,9 @@ func (l *Log) waitToJoin(c Credits) (*transaction, error) {
 		if l.stopped.Load() != nil {
 			return nil, l.beginErr()
 		}
+		if l.frozen.Load() {
+			return nil, ErrFrozen
+		}
 		t := l.running.Load()
 		if t.join(c) {
 			return t, nil

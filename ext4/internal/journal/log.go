@@ -459,6 +459,7 @@ var ErrFrozen = fmt.Errorf("the filesystem is frozen; try again when it is not: 
 // and marked so, and nobody can open a handle. The caller must not have one open.
 func (l *Log) Freeze() error {
 	l.frozen.Store(true)
+	l.wakeAll()
 	err := l.Checkpoint()
 	if err != nil {
 		l.frozen.Store(false)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -357,5 +358,63 @@ func TestUnlogged(t *testing.T) {
 	p := make([]byte, 1024)
 	if _, err := dev.ReadAt(p, 6<<10); err != nil || !bytes.Equal(p, content(1024, 6, 9)) {
 		t.Errorf("%v, %x", err, p[:16])
+	}
+}
+
+// TestLogFreeze: a frozen log is empty and lets nobody change anything, and afterwards
+// all is as ever.
+func TestLogFreeze(t *testing.T) {
+	r := newRig(100, false, func(lb *logBuilder) { lb.maxLen = 1024 })
+	l, cache := r.start(t, r.home, nil, WriterOptions{})
+	logSome(t, l, cache, 0, 20)
+	open, err := l.Begin(Credits{Blocks: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	frozen := make(chan error)
+	go func() { frozen <- l.Freeze() }()
+	// It waits for the handle, which can still change something.
+	for l.Usable() == nil {
+		runtime.Gosched()
+	}
+	if _, err := l.Begin(Credits{}); !errors.Is(err, ErrFrozen) || !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("Begin: %v", err)
+	}
+	b := read(t, cache, 30)
+	if err := open.Modify(b); err != nil {
+		t.Fatal(err)
+	}
+	copy(b.Data, content(len(b.Data), 30, 9))
+	select {
+	case err := <-frozen:
+		t.Fatalf("frozen with an open handle: %v", err)
+	default:
+	}
+	if err := errors.Join(open.End(), <-frozen); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(b.Data))
+	if _, err := r.home.ReadAt(got, 30*int64(len(got))); err != nil || !bytes.Equal(got, b.Data) {
+		t.Errorf("a block is not at home: %v", err)
+	}
+	if j, _, err := r.load(r.home, nil); err != nil || !j.Clean() {
+		t.Errorf("the log is not empty: %v", err)
+	}
+	n := len(r.home.History().Events())
+	if err := l.Sync(); err != nil {
+		t.Errorf("Sync: %v", err)
+	}
+	for _, e := range r.home.History().Events()[n:] {
+		if e.Op != blocktest.Flush {
+			t.Errorf("while frozen: %+v", e)
+		}
+	}
+	l.Thaw()
+	logSome(t, l, cache, 0, 20)
+	if j, _, err := r.load(r.home, nil); err != nil || j.Clean() {
+		t.Errorf("nothing is in the log after Thaw: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
