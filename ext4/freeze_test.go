@@ -267,7 +267,7 @@ func TestFreezeWithOrphans(t *testing.T) {
 				t.Errorf("%d blocks free, %d before", after, before)
 			}
 			// The kernel says that there is none, and the filesystem knows better.
-			if ino, err = fs.Tmpfile(ext4.RootIno, ext4.NewNode{Mode: 0o600}); err != nil {
+			if _, err = fs.Tmpfile(ext4.RootIno, ext4.NewNode{Mode: 0o600}); err != nil {
 				t.Fatal(err)
 			}
 			if err := fs.Freeze(0); err != nil {
