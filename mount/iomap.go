@@ -43,7 +43,7 @@ func (t *Target) AskIomap() Iomap {
 func AskIomap() Iomap {
 	dev, err := openFuse()
 	if err != nil {
-		return Iomap{Why: err.Error()}
+		return Iomap{Why: err.Error(), Denied: ExitStatus(err) == StatusUsage}
 	}
 	defer dev.Close()
 	return askIomap(dev, iomapCalls)

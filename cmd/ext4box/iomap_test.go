@@ -31,9 +31,11 @@ func newIomapTest(t *testing.T, mkfs ...string) *iomapTest {
 		t.Skip("needs root")
 	}
 	for _, path := range []string{"/dev/fuse", "/dev/loop-control"} {
-		if _, err := os.Stat(path); err != nil {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
 			t.Skip(err)
 		}
+		f.Close()
 	}
 	if k := mount.AskIomap(); k.Known {
 		t.Skip("this kernel has fuse-iomap")

@@ -208,7 +208,7 @@ func (k kernelFUSE) version() Check {
 		return Check{Name: name, Answer: Unknown, Detail: k.Err,
 			Advice: "run as root, or with user namespaces and access to /dev/fuse"}
 	}
-	v := fmt.Sprintf("the kernel speaks %d.%d; ext4box needs 7.31 and knows up to 7.46", k.Major, k.Minor)
+	v := fmt.Sprintf("the kernel speaks %d.%d; ext4box needs 7.31 and knows up to 7.46, and 7.99 for fuse-iomap", k.Major, k.Minor)
 	if k.Major != 7 || k.Minor < 31 {
 		return no(name, v, "use Linux 5.4 or newer")
 	}
