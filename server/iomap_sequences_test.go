@@ -30,6 +30,7 @@ type mounted struct {
 // modelConfig says what is mounted, and how.
 type modelConfig struct {
 	vfs.Config
+	size    int64 // of the image; 0: 64 MiB
 	mke2fs  []string
 	prepare func(*ext4.FS) // makes files
 	open    ext4.Options   // for mounting it
@@ -46,7 +47,10 @@ func mountModelWith(t *testing.T, c modelConfig) *mounted {
 	if c.mke2fs == nil {
 		c.mke2fs = images["extents"]
 	}
-	m := &mounted{path: e2test.Image(t, 64<<20, c.mke2fs...)}
+	if c.size == 0 {
+		c.size = 64 << 20
+	}
+	m := &mounted{path: e2test.Image(t, c.size, c.mke2fs...)}
 	var err error
 	if m.dev, err = blocktest.LoadMem(m.path); err != nil {
 		t.Fatal(err)
@@ -65,11 +69,9 @@ func mountModelWith(t *testing.T, c modelConfig) *mounted {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		raw := make([]byte, m.dev.Size())
-		if _, err := m.dev.ReadAt(raw, 0); err != nil {
+		if err := blocktest.Dump(m.dev, m.dev.Size(), m.path); err != nil {
 			t.Fatal(err)
 		}
-		e2test.Patch(t, m.path, 0, raw)
 		e2test.Output(t, "e2fsck", "-fn", m.path)
 		for _, check := range m.contents {
 			check()

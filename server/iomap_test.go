@@ -282,11 +282,9 @@ func (b *bare) finish(t *testing.T) {
 	if err := b.fs.Close(); err != nil {
 		t.Error(err)
 	}
-	raw := make([]byte, b.dev.Size())
-	if _, err := b.dev.ReadAt(raw, 0); err != nil {
+	if err := blocktest.Dump(b.dev, b.dev.Size(), b.path); err != nil {
 		t.Fatal(err)
 	}
-	e2test.Patch(t, b.path, 0, raw)
 	e2test.Output(t, "e2fsck", "-fn", b.path)
 }
 
