@@ -50,6 +50,7 @@ type bare struct {
 
 // bareConfig says what to serve, and what kernel does it.
 type bareConfig struct {
+	size    int64 // of the image; 0: 16 MiB
 	mke2fs  []string
 	prepare func(*testing.T, *ext4.FS) // makes files
 	debugfs []string
@@ -81,7 +82,10 @@ func connectBare(t *testing.T, c bareConfig) (*bare, error) {
 	if args == nil {
 		args = []string{"-t", "ext4", "-b", "4096"}
 	}
-	b := &bare{tb: t, path: e2test.Image(t, 16<<20, args...), log: new(bytes.Buffer)}
+	if c.size == 0 {
+		c.size = 16 << 20
+	}
+	b := &bare{tb: t, path: e2test.Image(t, c.size, args...), log: new(bytes.Buffer)}
 	if len(c.debugfs) > 0 {
 		e2test.Change(t, b.path, c.debugfs...)
 	}
