@@ -336,3 +336,44 @@ func TestFreezeFails(t *testing.T) {
 	}
 	fs.Close()
 }
+
+// TestFreezeShutdown: the device goes away while the filesystem is frozen; what is on
+// it stays as it was then.
+func TestFreezeShutdown(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "img")
+	mke2fs(t, path, 32<<20, "-t", "ext4")
+	mem, err := blocktest.LoadMem(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := blocktest.NewCounting(mem, 4096)
+	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour, Discard: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	churn(t, fs, "dir")
+	if err := fs.Freeze(0); err != nil {
+		t.Fatal(err)
+	}
+	before := dev.Counts()
+	if _, err := fs.Trim(0, 32<<20, 0, nil); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("trimmed while frozen: %v", err)
+	}
+	if err := fs.Shutdown(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Thaw(); err != nil {
+		t.Errorf("thaw: %v", err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if after := dev.Counts(); after.Writes != before.Writes {
+		t.Errorf("%d writes after the freeze", after.Writes-before.Writes)
+	}
+	closed := copied(t, mem)
+	fsck(t, closed)
+	if inUse(t, closed) {
+		t.Error("not clean any more")
+	}
+}
