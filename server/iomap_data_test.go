@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"strings"
@@ -278,6 +279,51 @@ func TestIomapIoend(t *testing.T) {
 	}
 }
 
+// TestIomapFallocate: what is preallocated beyond the end counts at once, unless it is not to: nothing follows by
+// which it could.
+func TestIomapFallocate(t *testing.T) {
+	b := serveBare(t, bareConfig{prepare: someFiles})
+	file := b.node("file").NodeID
+	allocate := func(mode uint32, off, n uint64) {
+		t.Helper()
+		if err := b.Do(fuse.OpFallocate, file, fusetest.Bytes(&fuse.FallocateIn{Offset: off, Length: n, Mode: mode})).Err(); err != nil {
+			t.Fatalf("mode %#x: %v", mode, err)
+		}
+	}
+	before, err := b.Getattr(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		mode         uint32
+		off, n, size uint64
+	}{
+		{ext4.FallocKeepSize, 0, 100000, 10000}, {0, 0, 50001, 50001}, {ext4.FallocZeroRange | ext4.FallocKeepSize, 50000, 50000, 50001},
+		{ext4.FallocZeroRange, 1000, 60000, 61000}, {ext4.FallocPunchHole | ext4.FallocKeepSize, 1000, 10000, 61000},
+	} {
+		allocate(c.mode, c.off, c.n)
+		a, err := b.Getattr(file)
+		if err != nil || a.Attr.Size != c.size {
+			t.Errorf("mode %#x %d+%d: size %d, %v; want %d", c.mode, c.off, c.n, a.Attr.Size, err, c.size)
+		}
+		if a.Attr.Mtime != before.Attr.Mtime || a.Attr.MtimeNsec != before.Attr.MtimeNsec || a.Attr.Ctime != before.Attr.Ctime || a.Attr.CtimeNsec != before.Attr.CtimeNsec {
+			t.Errorf("mode %#x changes the times", c.mode)
+		}
+	}
+	// The blocks at the edges, of which a part was punched out, are for the kernel to clear.
+	if m, _, err := b.begin(file, 0, 1, iomap.Read); err != nil || m.Type != iomap.Mapped {
+		t.Errorf("the first block: %+v, %v", m, err)
+	} else if got := make([]byte, 4096); true {
+		if _, err := b.dev.ReadAt(got, int64(m.Addr-backingOffset)); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{'x'}, 4096)) {
+			t.Error("it was cleared, which is the kernel's part")
+		}
+	}
+	if m, _, err := b.begin(file, 4096, 1, iomap.Read); err != nil || m.Type != iomap.Hole {
+		t.Errorf("the second block: %+v, %v", m, err)
+	}
+	b.finish(t)
+}
+
 // TestIomapHostile: whatever the kernel sends, there is an errno for it.
 func TestIomapHostile(t *testing.T) {
 	b := serveBare(t, bareConfig{prepare: someFiles})
@@ -380,6 +426,7 @@ func TestIomapFsync(t *testing.T) {
 		node uint64
 		in   []byte
 	}{
+		{fuse.OpFsyncdir, b.node("lost+found").NodeID, fusetest.Bytes(&fuse.FsyncIn{})}, // which nobody has changed
 		{fuse.OpFsync, file, fusetest.Bytes(&fuse.FsyncIn{})}, {fuse.OpFsyncdir, 1, fusetest.Bytes(&fuse.FsyncIn{})}, {fuse.OpSyncfs, 1, make([]byte, 8)},
 		{fuse.OpFsync, file, fusetest.Bytes(&fuse.FsyncIn{Flags: 1})}, {fuse.OpFsync, file, fusetest.Bytes(&fuse.FsyncIn{})},
 	} {
@@ -399,6 +446,23 @@ func TestIomapFreeze(t *testing.T) {
 	file := b.node("file").NodeID
 	if _, err := b.Setattr(file, fuse.SetattrIn{Valid: fuse.SetattrMode, Mode: 0o600}); err != nil {
 		t.Fatal(err)
+	}
+	// While somebody has a file open that has no name any more, a copy of the image is not clean.
+	for _, unlinked := range []uint64{1, 0} {
+		if err := b.Do(fuse.OpFreezeFS, 1, fusetest.Bytes(&fuse.FreezeFSIn{Unlinked: unlinked})).Err(); err != nil {
+			t.Fatal(err)
+		}
+		incompat := make([]byte, 4)
+		if _, err := b.dev.ReadAt(incompat, 1024+0x60); err != nil {
+			t.Fatal(err)
+		}
+		const recover = 4
+		if clean := binary.LittleEndian.Uint32(incompat)&recover == 0; clean != (unlinked == 0) {
+			t.Errorf("with %d files without a name the image is clean: %t", unlinked, clean)
+		}
+		if err := b.Do(fuse.OpUnfreezeFS, 1).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	before := b.dev.Counts().Flushes
 	if err := b.Do(fuse.OpFreezeFS, 1, fusetest.Bytes(&fuse.FreezeFSIn{})).Err(); err != nil {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,15 +20,105 @@ import (
 // TestModelMounts does a little of everything on each kind of filesystem, with both kinds of kernel.
 func TestModelMounts(t *testing.T) {
 	for _, image := range slices.Sorted(maps.Keys(images)) {
-		for _, root := range []uint64{1, 2} {
-			t.Run(image, func(t *testing.T) {
-				generations(t, func(t *testing.T, g vfs.Generation) {
-					m := mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g, RootNodeID: root, PageSize: 4096}, mke2fs: images[image]})
-					testMounted(t, m)
-				})
+		t.Run(image, func(t *testing.T) {
+			generations(t, func(t *testing.T, g vfs.Generation) {
+				testMounted(t, mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g}, mke2fs: images[image]}))
 			})
-		}
+		})
 	}
+	t.Run("root node 2", func(t *testing.T) {
+		generations(t, func(t *testing.T, g vfs.Generation) {
+			testMounted(t, mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g, RootNodeID: 2}}))
+		})
+	})
+	t.Run("little space", func(t *testing.T) {
+		generations(t, func(t *testing.T, g vfs.Generation) {
+			m := mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g}, size: 4 << 20, mke2fs: []string{"-t", "ext4", "-b", "1024", "-O", "^has_journal"}})
+			testMounted(t, m)
+		})
+	})
+}
+
+// TestModelTogether has several programs write, punch, read and sync parts of one file, which are theirs, while
+// the kernel writes back and forgets what it likes.
+func TestModelTogether(t *testing.T) {
+	for _, image := range []string{"extents", "indirect", "clusters"} {
+		t.Run(image, func(t *testing.T) {
+			generations(t, func(t *testing.T, g vfs.Generation) {
+				m := mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g, Socket: true}, mke2fs: images[image], prepare: func(fs *ext4.FS) {
+					file(t, fs, "f", nil, parts*part)
+				}})
+				testTogether(t, m)
+			})
+		})
+	}
+}
+
+const (
+	parts = 4
+	part  = 1 << 20 // bytes
+)
+
+func testTogether(t *testing.T, m *mounted) {
+	want := make([]byte, parts*part)
+	var workers, kernel sync.WaitGroup
+	for i := range parts {
+		mine, base := want[i*part:(i+1)*part], int64(i*part)
+		workers.Go(func() {
+			flags := syscall.O_RDWR
+			if i == 0 {
+				flags |= syscall.O_DIRECT
+			}
+			f, err := m.Open("f", flags, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			rng := rand.New(rand.NewPCG(uint64(i), 7))
+			for n := range 60 {
+				off, length := rng.IntN(part/4096)*4096, (1+rng.IntN(8))*4096
+				length = min(length, part-off)
+				switch rng.IntN(6) {
+				case 0, 1, 2:
+					p := bytes.Repeat([]byte{byte(1 + n)}, length)
+					copy(mine[off:], p)
+					_, err = f.WriteAt(p, base+int64(off))
+				case 3:
+					if err = f.Fallocate(ext4.FallocPunchHole|ext4.FallocKeepSize, base+int64(off), int64(length)); err == nil {
+						clear(mine[off : off+length])
+					}
+				case 4:
+					err = f.Fsync()
+				default:
+					got := make([]byte, length)
+					if _, err = f.ReadAt(got, base+int64(off)); err == nil && !bytes.Equal(got, mine[off:off+length]) {
+						t.Errorf("part %d at %d+%d reads as something else", i, off, length)
+					}
+				}
+				if err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
+					t.Errorf("part %d: %v", i, err)
+					return
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	kernel.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				m.WriteBack()
+				m.DropCaches()
+			}
+		}
+	})
+	workers.Wait()
+	close(stop)
+	kernel.Wait()
+	m.content(t, "f", want)
 }
 
 // model is a file as it should be.
