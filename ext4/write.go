@@ -166,6 +166,7 @@ func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
 			if lo, err = m.ConvertStep(tx, alloc, lo, run.End(), extent.Written); err != nil {
 				return err
 			}
+			fs.w.converted.Add(1)
 			return done(tx, lo)
 		})
 		if err != nil {

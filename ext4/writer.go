@@ -33,6 +33,7 @@ type writer struct {
 	damage     damage
 	times      accessTimes
 	written    atomic.Uint64 // bytes of file data
+	converted  atomic.Int64  // steps in which unwritten blocks became written ones
 	orphans    orphanList
 	orphanFile *orphanFile
 	holds      holds

@@ -1,11 +1,14 @@
 package blocktest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"ext4box/blockdev"
 )
@@ -57,14 +60,35 @@ func LoadMem(path string) (*Mem, error) {
 		return nil, err
 	}
 	m := NewMem(st.Size())
-	err = eachChunk(f, st.Size(), func(p []byte, off int64) error {
-		_, err := m.WriteAt(p, off)
-		return err
-	})
-	if err != nil {
-		return nil, err
+	for off := int64(0); off < st.Size(); {
+		from, to := dataRange(f, off, st.Size())
+		err := eachChunk(f, from, to, func(p []byte, off int64) error {
+			_, err := m.WriteAt(p, off)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		off = to
 	}
 	return m, nil
+}
+
+// dataRange is the next range of a file, at or behind off, that is not known to be a hole: most of a large
+// image is one.
+func dataRange(f *os.File, off, size int64) (from, to int64) {
+	from, err := f.Seek(off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return size, size
+	}
+	if err == nil {
+		to, err = f.Seek(from, unix.SEEK_HOLE)
+	}
+	if err != nil {
+		return off, size
+	}
+	// Pages are whole.
+	return from &^ (pageSize - 1), min((to+pageSize-1)&^(pageSize-1), size)
 }
 
 // Dump writes the content of a device of the given size to a new sparse file at
@@ -78,20 +102,41 @@ func Dump(dev io.ReaderAt, size int64, path string) error {
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	err = eachChunk(dev, size, func(p []byte, off int64) error {
+	put := func(p []byte, off int64) error {
 		_, err := f.WriteAt(p, off)
 		return err
-	})
+	}
+	if m, ok := dev.(*Mem); ok && m.base == nil {
+		err = m.eachPage(size, put)
+	} else {
+		err = eachChunk(dev, 0, size, put)
+	}
 	if err != nil {
 		return fmt.Errorf("dump to %s: %w", path, err)
 	}
 	return f.Close()
 }
 
-// eachChunk calls fn for the pages of r that are not zero.
-func eachChunk(r io.ReaderAt, size int64, fn func(p []byte, off int64) error) error {
+// eachPage is eachChunk for a device without a base, which knows what was written.
+func (m *Mem) eachPage(size int64, fn func(p []byte, off int64) error) error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for i, page := range m.pages {
+		off := i * pageSize
+		if off >= size || *page.data == zeroPage {
+			continue
+		}
+		if err := fn(page.data[:min(pageSize, size-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachChunk calls fn for the pages of [off, size) of r that are not zero.
+func eachChunk(r io.ReaderAt, off, size int64, fn func(p []byte, off int64) error) error {
 	buf := make([]byte, 256*pageSize)
-	for off := int64(0); off < size; off += int64(len(buf)) {
+	for ; off < size; off += int64(len(buf)) {
 		n := int(min(int64(len(buf)), size-off))
 		if m, err := r.ReadAt(buf[:n], off); m < n {
 			return fmt.Errorf("read at %d: %w", off, err)

@@ -65,6 +65,7 @@ func (l *Log) Begin(c Credits) (*Handle, error) {
 		t.leave(c.Blocks, c.Revokes)
 		return nil, ErrFrozen
 	}
+	l.opened.Add(1)
 	h := l.handles.Get().(*Handle)
 	*h = Handle{log: l, txn: t, asked: c, left: c}
 	return h, nil

@@ -61,6 +61,7 @@ type WriterOptions struct {
 
 // Stats count what a [Log] has done.
 type Stats struct {
+	Handles     int64 // that were opened
 	Commits     int64 // that wrote something
 	Blocks      int64 // logged
 	Revokes     int64 // records written
@@ -122,7 +123,7 @@ type Log struct {
 
 	lastTime time.Time // of a commit; the commit goroutine's
 
-	commits, blocks, revokes, checkpoints, blocksHome, overruns atomic.Int64
+	opened, commits, blocks, revokes, checkpoints, blocksHome, overruns atomic.Int64
 }
 
 // stopReason is why no handle is opened any longer.
@@ -473,7 +474,7 @@ func (l *Log) Thaw() { l.frozen.Store(false) }
 // Stats returns what has been done so far.
 func (l *Log) Stats() Stats {
 	return Stats{
-		Commits: l.commits.Load(), Blocks: l.blocks.Load(), Revokes: l.revokes.Load(),
+		Handles: l.opened.Load(), Commits: l.commits.Load(), Blocks: l.blocks.Load(), Revokes: l.revokes.Load(),
 		Checkpoints: l.checkpoints.Load(), BlocksHome: l.blocksHome.Load(), Overruns: l.overruns.Load(),
 	}
 }
