@@ -189,7 +189,7 @@ func TestRandom(t *testing.T) {
 						want = append(want, make([]byte, off-len(want))...)
 					}
 				case 5:
-					must(t, f.Fallocate([]uint32{0, 1}[r.IntN(2)]|0, int64(off), int64(n)))
+					must(t, f.Fallocate([]uint32{0, 1}[r.IntN(2)], int64(off), int64(n)))
 					want = f.grown(want)
 				case 6, 7:
 					mode := []uint32{3, 0x10, 0x11}[r.IntN(3)]

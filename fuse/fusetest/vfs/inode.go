@@ -43,6 +43,7 @@ type inode struct {
 	isize     uint64
 	disksize  uint64 // what the kernel believes the server has recorded
 	known     sizeKnown
+	setattrs  setattrs
 	timesOut  bool // times of attr are newer than the server's
 	immutable bool
 	appendTo  bool
@@ -57,6 +58,9 @@ type inode struct {
 	bornKnown bool
 	btime     fuse.SxTime
 }
+
+// setattrs are the SETATTR of an inode: how many were sent, and how many are under way.
+type setattrs struct{ sent, flying int }
 
 // sizeKnown are the bounds of the size that the server can have recorded: at least what it has
 // confirmed, at most what it was told.

@@ -41,7 +41,6 @@ type server struct {
 	names   map[string]uint64
 	files   map[uint64]*file
 	forgets map[uint64]uint64
-	events  []string
 }
 
 // file is a file of the server.
@@ -191,6 +190,12 @@ func (s *server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 	}
 	if in.Valid&fuse.SetattrMode != 0 {
 		a.Mode = a.Mode&syscall.S_IFMT | in.Mode&07777
+	}
+	if in.Valid&fuse.SetattrUID != 0 {
+		a.UID = in.UID
+	}
+	if in.Valid&fuse.SetattrGID != 0 {
+		a.GID = in.GID
 	}
 	if in.Valid&fuse.SetattrAtime != 0 {
 		a.Atime, a.AtimeNsec = in.Atime, in.AtimeNsec

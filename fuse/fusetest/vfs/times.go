@@ -60,11 +60,10 @@ func (in *inode) putTimes(msg *fuse.SetattrIn) {
 // setattr sends SETATTR and takes over the reply, except of a size, which the caller deals with.
 func (in *inode) setattr(c caller, msg *fuse.SetattrIn) syscall.Errno {
 	at := sent(in)
-	payload, errno := in.fs.request(c, fuse.OpSetattr, in.nodeid, structure(msg))
+	out, errno := in.setattrRequest(c, msg)
 	if errno != 0 {
 		return errno
 	}
-	out := decode[fuse.AttrOut](payload)
 	if out.Attr.Mode&syscall.S_IFMT != in.typ {
 		in.fs.violate("SETATTR of node %d: the reply has mode %o", in.nodeid, out.Attr.Mode)
 		in.makeBad()
@@ -72,6 +71,53 @@ func (in *inode) setattr(c caller, msg *fuse.SetattrIn) syscall.Errno {
 	}
 	in.applyAttr(&out.Attr, out.AttrValid, out.AttrValidNsec, at)
 	return 0
+}
+
+// setattrRequest sends SETATTR. For a file whose times the kernel keeps the reply has to have what was
+// set, as it was set, unless another one was under way at the same time.
+func (in *inode) setattrRequest(c caller, msg *fuse.SetattrIn) (*fuse.AttrOut, syscall.Errno) {
+	in.mu.Lock()
+	in.setattrs.sent++
+	in.setattrs.flying++
+	mine, alone := in.setattrs.sent, in.setattrs.flying == 1
+	in.mu.Unlock()
+	payload, errno := in.fs.request(c, fuse.OpSetattr, in.nodeid, structure(msg))
+	in.mu.Lock()
+	in.setattrs.flying--
+	alone = alone && in.setattrs.sent == mine
+	in.mu.Unlock()
+	if errno != 0 {
+		return nil, errno
+	}
+	out := decode[fuse.AttrOut](payload)
+	if alone && in.mapped() {
+		if what := differs(msg, &out.Attr); what != "" {
+			in.fs.violate("SETATTR of node %d: the reply has another %s than was set", in.nodeid, what)
+		}
+	}
+	return &out, 0
+}
+
+// differs names an attribute that is not as it was set.
+func differs(msg *fuse.SetattrIn, a *fuse.Attr) string {
+	for _, x := range []struct {
+		name  string
+		bit   fuse.SetattrValid
+		equal bool
+	}{
+		{"mode", fuse.SetattrMode, msg.Mode&0o7777 == a.Mode&0o7777},
+		{"uid", fuse.SetattrUID, msg.UID == a.UID},
+		{"gid", fuse.SetattrGID, msg.GID == a.GID},
+		{"size", fuse.SetattrSize, msg.Size == a.Size},
+		{"atime", fuse.SetattrAtime, msg.Atime == a.Atime && msg.AtimeNsec == a.AtimeNsec},
+		{"mtime", fuse.SetattrMtime, msg.Mtime == a.Mtime && msg.MtimeNsec == a.MtimeNsec},
+		{"ctime", fuse.SetattrCtime, msg.Ctime == a.Ctime && msg.CtimeNsec == a.CtimeNsec},
+	} {
+		if msg.Valid&x.bit != 0 && !x.equal {
+			return x.name
+		}
+	}
+	return ""
 }
 
 // writeInode writes back data and then times, as write_inode_now does.

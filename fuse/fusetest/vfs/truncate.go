@@ -52,7 +52,7 @@ func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
 	in.version++
 	in.known = sizeKnown{min(in.known.min, size), max(in.known.max, size)}
 	in.mu.Unlock()
-	payload, errno := in.fs.request(c, fuse.OpSetattr, in.nodeid, structure(msg))
+	out, errno := in.setattrRequest(c, msg)
 	if errno != 0 {
 		return errno
 	}
@@ -61,7 +61,6 @@ func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
 	in.known = sizeKnown{size, size}
 	in.mu.Unlock()
 	in.setTimes(msg)
-	out := decode[fuse.AttrOut](payload)
 	in.applyAttr(&out.Attr, out.AttrValid, out.AttrValidNsec, sent(in))
 	from := roundDown(size, in.fs.blocksize)
 	in.mappings.invalidate(from, toEOF)

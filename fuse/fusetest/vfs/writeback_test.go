@@ -321,3 +321,33 @@ func TestTail(t *testing.T) {
 	mem.Unmap()
 	must(t, f.Close())
 }
+
+// TestVerbatim: what is set has to be there as it was set.
+func TestVerbatim(t *testing.T) {
+	s := newServer()
+	fs, _ := mountWith(t, s, Config{}, nil)
+	f := mustOpen(t, fs, "f", syscall.O_RDWR)
+	for what, change := range map[string]func(a *fuse.Attr){
+		"mode":  func(a *fuse.Attr) { a.Mode &^= 0o100 },
+		"ctime": func(a *fuse.Attr) { a.CtimeNsec++ },
+	} {
+		must(t, f.Chmod(0o755))
+		wantViolation(t, fs, "")
+		s.attr = change
+		fs.Expect("another " + what)
+		must(t, f.Chmod(0o711))
+		wantViolation(t, fs, "SETATTR of node 11")
+		s.attr = nil
+	}
+	mustWrite(t, f, []byte{1}, 0)
+	for what, change := range map[string]func(a *fuse.Attr){
+		"atime": func(a *fuse.Attr) { a.Atime++ }, "mtime": func(a *fuse.Attr) { a.Mtime++ },
+	} {
+		mustWrite(t, f, []byte{1}, 0)
+		s.attr = change
+		fs.Expect("another " + what)
+		must(t, f.Fsync())
+		s.attr = nil
+	}
+	must(t, f.Close())
+}
