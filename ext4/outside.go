@@ -195,6 +195,7 @@ func (fs *FS) keep(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) bool
 // is written now; what is a hole is left one. size is how long the file is now.
 //
 // It does not fail for lack of space: what it takes was set aside when the range was mapped.
+// ESTALE: there is no such file any longer.
 func (fs *FS) IOEndOutside(ino Ino, off, n uint64, ioerr syscall.Errno) (size uint64, err error) {
 	switch {
 	case ioerr != 0:
@@ -202,7 +203,11 @@ func (fs *FS) IOEndOutside(ino Ino, off, n uint64, ioerr syscall.Errno) (size ui
 	case off+n < off || off+n > extent.MaxBlocks<<fs.geo.BlockBits:
 		return 0, syscall.EINVAL
 	}
-	if size, err = fs.ioEnd(ino, off, n, func(uint64) error { return nil }); err == nil {
+	err = fs.retryingFor(ino, func() (err error) {
+		size, err = fs.ioEnd(ino, off, n, func(uint64) error { return nil })
+		return err
+	})
+	if err == nil {
 		fs.w.written.Add(n)
 	}
 	return size, err
@@ -211,7 +216,7 @@ func (fs *FS) IOEndOutside(ino Ino, off, n uint64, ioerr syscall.Errno) (size ui
 // ForgetOutside says that whoever moves data has let go of an inode: what is reserved for it and not
 // written by now will not be. It does nothing while somebody holds the inode.
 func (fs *FS) ForgetOutside(ino Ino) {
-	if fs.w == nil {
+	if fs.w == nil || fs.outside == nil {
 		return
 	}
 	in := fs.nodes.Get(uint64(ino))

@@ -30,12 +30,12 @@ func (fs *FS) promiseNodes(in *inode) error {
 	m := fs.blockMap(in)
 	p := &in.promise
 	places := len(in.pending) + p.unwritten
-	entries := int(in.pendingBlocks/2) + len(in.pending) + 2*p.unwritten
+	blocks := int(in.pendingBlocks) + 3*p.unwritten // of which each splits an extent at both ends
 	lo, hi := uint64(0), uint64(0)
 	if k := len(in.pending); k > 0 {
 		lo, hi = in.pending[0].Block, in.pending[k-1].End()
 	}
-	if need := uint32(m.NodesFor(lo, hi, places, entries)); need > p.nodes {
+	if need := uint32(m.NodesFor(lo, hi, places, blocks)); need > p.nodes {
 		if err := fs.w.groups.ReserveSpace((need-p.nodes)<<fs.geo.ClusterBits, true, true); err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ func (m *Map) InsertCredits(n int, lo, hi uint64) Credits {
 		return Credits{}
 	}
 	if !m.Tree {
-		nodes := m.nodesAbove(lo, hi)
+		nodes := m.nodesAbove(lo, hi, MaxBlocks)
 		return Credits{Blocks: nodes, Allocs: nodes, Frees: nodes}
 	}
 	// Long runs are cut into extents, besides the one that each run is at least.
@@ -50,14 +50,14 @@ func (m *Map) ShiftCredits() Credits { return m.spliceCredits(1, 1) }
 
 func (m *Map) depth() int { return int(disk.DecodeExtentHeader(m.Root).Depth) }
 
-// NodesFor is how many nodes it may take, at most, to make so many new entries in a
-// tree, at so many places, in any order and in any number of edits; or to map in
-// any way the file blocks [lo, hi), or that many places in them, where the map is
-// not a tree. Nodes that are given up in between are not counted back.
-func (m *Map) NodesFor(lo, hi uint64, places, entries int) int {
+// NodesFor is how many nodes it may take, at most, to map so many of the file blocks
+// [lo, hi), which are at so many places, in any order and in any number of edits.
+// Nodes that are given up in between are not counted back.
+func (m *Map) NodesFor(lo, hi uint64, places, blocks int) int {
 	if !m.Tree {
-		return min(m.nodesAbove(lo, hi), maxLevels*entries)
+		return m.nodesAbove(lo, hi, blocks)
 	}
+	entries := (blocks + places) / 2 // when there is every second block
 	const half = 2
 	capacity := disk.ExtentNodeCapacity(m.Cache.BlockSize())
 	h := disk.DecodeExtentHeader(m.Root)
@@ -132,8 +132,8 @@ func (m *Map) spliceCredits(n, add int) Credits {
 }
 
 // nodesAbove is the number of indirect blocks on the ways to the file blocks
-// [lo, hi).
-func (m *Map) nodesAbove(lo, hi uint64) int {
+// [lo, hi), but at most so many of each kind.
+func (m *Map) nodesAbove(lo, hi uint64, most int) int {
 	nodes := 0
 	for level := 1; level <= maxLevels; level++ {
 		p := m.rootPointers(level)
@@ -142,7 +142,7 @@ func (m *Map) nodesAbove(lo, hi uint64) int {
 			continue
 		}
 		for span := p.span; span > 1; span /= uint64(m.Geo.BlockSize / 4) {
-			nodes += int((to-1-p.first)/span - (from-p.first)/span + 1)
+			nodes += min(int((to-1-p.first)/span-(from-p.first)/span+1), most)
 		}
 	}
 	return nodes
