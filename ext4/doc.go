@@ -46,7 +46,7 @@
 //	buffer.Buffer     blocks that several structures share
 //
 // Leaves, under which none of these is taken: orphanFile.mu, quotaFile.idleMu,
-// holds.mu, accessTimes.mu and in it freeze.mu, discards.mu and damage.mu. The last is taken with any
+// holds.mu, aheads.mu, accessTimes.mu and in it freeze.mu, discards.mu and damage.mu. The last is taken with any
 // lock held, for damage is found anywhere. journal and balloc have their own below.
 //
 // No inode is locked while a handle is open, for a commit waits for handles, and
@@ -68,6 +68,11 @@
 // [FS.IOEndOutside], [FS.Truncate] and [FS.Fallocate], times and modes by [FS.SetAttr]
 // with Verbatim, inherited ACLs by [FS.SetxattrVerbatim]. All these do what they say,
 // and nothing that follows from it elsewhere.
+//
+// What was reserved for a write stays reserved, in memory, until [FS.IOEndOutside] or
+// until the inode is let go, and so do blocks ahead of it and nodes for its map; see
+// the comments of ahead.go and promise.go. For lack of space an operation fails when
+// it asks for a mapping, never when the data has been written.
 //
 // A filesystem that is open for writing can be made, for a while, what it is after
 // Close; see [FS.Freeze].
