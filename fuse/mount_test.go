@@ -442,3 +442,49 @@ func TestMountLifetime(t *testing.T) {
 	})
 	m.umount(t)
 }
+
+// TestMountOverflow: what a reader gives away is answered where the kernel waits for it, on the descriptor
+// that it was read from.
+func TestMountOverflow(t *testing.T) {
+	for _, readers := range []int{1, 3} {
+		t.Run(fmt.Sprint(readers), func(t *testing.T) {
+			checkReaders(t)
+			const files = 40
+			fs := newMemfs()
+			data := pattern(files * 4096)
+			for i := range files {
+				fs.add(fmt.Sprint(i), unix.S_IFREG|0o644, data[i*4096:][:4096])
+			}
+			fs.gate, fs.hung = make(chan struct{}), make(chan struct{}, files)
+			m := mount(t, fs, fuse.DeviceOptions{Readers: readers})
+			m.s.ServeAsIomap()
+			var wg sync.WaitGroup
+			for i := range files {
+				wg.Go(func() {
+					got, err := os.ReadFile(m.path(fmt.Sprint(i)))
+					if err != nil || !bytes.Equal(got, data[i*4096:][:4096]) {
+						t.Errorf("file %d: %d bytes, %v", i, len(got), err)
+					}
+				})
+			}
+			for range 2*readers - 1 {
+				<-fs.hung
+			}
+			close(fs.gate)
+			wg.Wait()
+			for i := range files {
+				wg.Go(func() {
+					name := m.path(fmt.Sprint("new", i))
+					if err := os.WriteFile(name, data[:i*4096], 0o644); err != nil {
+						t.Error(err)
+					}
+					if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, data[:i*4096]) {
+						t.Errorf("file %d: %d bytes, %v", i, len(got), err)
+					}
+				})
+			}
+			wg.Wait()
+			m.umount(t)
+		})
+	}
+}

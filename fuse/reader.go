@@ -131,13 +131,14 @@ func (p *readers) loop(src *source, w *Worker, buf buffer) error {
 			iomap = true
 			p.noReclaim()
 		}
+		counted := iomap || !p.full.Load()
 		switch {
 		case iomap:
 			if p.pass(src, req[:n]) {
 				p.idle.Add(1)
 				continue
 			}
-		case !p.full.Load() && p.idle.Add(-1) == 0 && !brief(req[:n]):
+		case counted && p.idle.Add(-1) == 0 && !brief(req[:n]):
 			p.startAnother()
 		}
 		if n, ok := w.Handle(req[:n], reply); ok {
@@ -146,7 +147,7 @@ func (p *readers) loop(src *source, w *Worker, buf buffer) error {
 		if err := p.s.Err(); err != nil {
 			return err
 		}
-		if iomap || !p.full.Load() {
+		if counted {
 			p.idle.Add(1)
 		}
 	}
