@@ -32,7 +32,7 @@ func (f *failRun) run(operations int) error {
 	if fs, f.err = ext4.Open(f.dev, o); f.err != nil {
 		return isIO(f.err)
 	}
-	if f.actor, f.err = newCrashActor(fs, new(blocktest.Clock), "actor", 5); f.err != nil {
+	if f.actor, f.err = newCrashActor(fs, engineOps{fs}, new(blocktest.Clock), "actor", 5); f.err != nil {
 		f.actor = nil
 	}
 	for i := 0; i < operations && f.err == nil; i++ {

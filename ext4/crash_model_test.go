@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
@@ -58,32 +57,30 @@ type crashPromise struct {
 
 // A crashActor works in a directory of its own and notes what it did.
 type crashActor struct {
-	fs       *ext4.FS
+	ops      crashOps
 	clock    *blocktest.Clock
 	rng      *rand.Rand
 	dir      string
-	inos     map[int]ext4.Ino
 	steps    []crashStep
 	promises []crashPromise
 	nextID   int
-	held     []ext4.Ino
-	unit     int // blocks can be put in and taken out in multiples of that
+	held     []func() error // let go of files that have lost their names
+	unit     int            // blocks can be put in and taken out in multiples of that
 	tiny     int
 	owners   bool // files are made by, and given to, many
 	values   int
 }
 
-// newCrashActor makes the actor's directory, which is durable from then on.
-func newCrashActor(fs *ext4.FS, clock *blocktest.Clock, dir string, seed uint64) (*crashActor, error) {
-	a := &crashActor{fs: fs, clock: clock, rng: rand.New(rand.NewPCG(seed, 77)), dir: dir, inos: map[int]ext4.Ino{}, nextID: 2,
+// newCrashActor makes the actor's directory, which is durable from then on. Blocks can be put into files of fs and
+// taken out in units.
+func newCrashActor(fs *ext4.FS, ops crashOps, clock *blocktest.Clock, dir string, seed uint64) (*crashActor, error) {
+	a := &crashActor{ops: ops, clock: clock, rng: rand.New(rand.NewPCG(seed, 77)), dir: dir, nextID: 2,
 		unit: max(4096, int(fs.Info().ClusterSize))}
-	ino, err := fs.Create(ext4.RootIno, dir, ext4.NewNode{Mode: syscall.S_IFDIR | 0o755})
-	if err != nil {
+	if err := ops.create(dir, ext4.NewNode{Mode: syscall.S_IFDIR | 0o755}); err != nil {
 		return nil, err
 	}
-	a.inos[1] = ino
 	a.steps = []crashStep{{what: "start", tree: crashTree{"": {id: 1, mode: syscall.S_IFDIR, attrs: crashAttrs{perm: 0o755}}}}}
-	return a, fs.Sync()
+	return a, ops.sync()
 }
 
 func (a *crashActor) now() crashTree { return a.steps[len(a.steps)-1].tree }
@@ -111,22 +108,15 @@ func (a *crashActor) note(s crashStep, change func(t crashTree)) {
 	a.steps = append(a.steps, s)
 }
 
-func (a *crashActor) ino(p string) ext4.Ino { return a.inos[a.now()[p].id] }
-
-func splitPath(p string) (dir, name string) {
-	dir, name = path.Split(p)
-	return strings.TrimSuffix(dir, "/"), name
-}
+// path is where something of the actor is in the filesystem.
+func (a *crashActor) path(p string) string { return path.Join(a.dir, p) }
 
 func (a *crashActor) create(p string, mode uint32, target string) error {
-	dir, name := splitPath(p)
 	id := a.nextID
 	a.nextID++
 	owner := a.owner()
 	return a.do(crashStep{what: "create " + p, file: id, meta: true}, func() error {
-		ino, err := a.fs.Create(a.ino(dir), name, ext4.NewNode{Mode: mode | 0o644, Target: target, UID: owner, GID: owner})
-		a.inos[id] = ino
-		return err
+		return a.ops.create(a.path(p), ext4.NewNode{Mode: mode | 0o644, Target: target, UID: owner, GID: owner})
 	}, func(t crashTree) {
 		t[p] = &crashNode{id: id, mode: mode, target: target, attrs: crashAttrs{perm: 0o644, uid: owner, gid: owner}}
 	})
@@ -146,7 +136,7 @@ func (a *crashActor) owner() uint32 {
 // chown gives a file to others, and to a project, of which nothing is to be seen
 // in a tree.
 func (a *crashActor) chown(p string) error {
-	if err := a.fs.SetProject(a.ino(p), a.owner()); err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
+	if err := a.ops.setProject(a.path(p), a.owner()); err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
 		return err
 	}
 	at := a.now()[p].attrs
@@ -156,20 +146,11 @@ func (a *crashActor) chown(p string) error {
 
 // tmpfile makes a file with content and only then a name for it.
 func (a *crashActor) tmpfile(p string, n int) error {
-	dir, name := splitPath(p)
 	id := a.nextID
 	a.nextID++
 	data := a.pattern(n)
 	return a.do(crashStep{what: "tmpfile " + p, file: id, meta: true}, func() error {
-		ino, err := a.fs.Tmpfile(a.ino(dir), ext4.NewNode{Mode: 0o644})
-		if err != nil {
-			return err
-		}
-		a.inos[id] = ino
-		if _, err := a.fs.WriteAt(ino, data, 0); err != nil {
-			return errors.Join(err, a.fs.Unhold(ino, 1))
-		}
-		return errors.Join(a.fs.Link(ino, a.ino(dir), name), a.fs.Unhold(ino, 1))
+		return a.ops.tmpfile(a.path(p), data)
 	}, func(t crashTree) {
 		t[p] = &crashNode{id: id, mode: syscall.S_IFREG, data: data, attrs: crashAttrs{perm: 0o644}}
 	})
@@ -219,15 +200,14 @@ func (a *crashActor) write(p string, off, n int) error {
 		s.zeros = [2]int{len(node.data), off}
 	}
 	return a.do(s, func() error {
-		_, err := a.fs.WriteAt(a.inos[node.id], data, int64(off))
-		return err
+		return a.ops.write(a.path(p), data, off)
 	}, func(t crashTree) { t.each(node.id, func(n *crashNode) { n.data = put(n.data, data, off) }) })
 }
 
 func (a *crashActor) truncate(p string, size int) error {
 	node := a.now()[p]
 	s := crashStep{what: fmt.Sprintf("truncate %s %d", p, size), file: node.id, meta: true, zeros: [2]int{min(size, len(node.data)), 1 << 30}}
-	return a.do(s, func() error { return a.fs.Truncate(a.inos[node.id], uint64(size)) }, func(t crashTree) {
+	return a.do(s, func() error { return a.ops.truncate(a.path(p), size) }, func(t crashTree) {
 		t.each(node.id, func(n *crashNode) {
 			data := make([]byte, size)
 			copy(data, n.data)
@@ -243,7 +223,7 @@ func (a *crashActor) fallocate(p string, mode uint32, off, n int) error {
 	if zero {
 		s.zeros = [2]int{off, off + n}
 	}
-	return a.do(s, func() error { return a.fs.Fallocate(a.inos[node.id], mode, uint64(off), uint64(n)) }, func(t crashTree) {
+	return a.do(s, func() error { return a.ops.fallocate(a.path(p), mode, off, n) }, func(t crashTree) {
 		t.each(node.id, func(c *crashNode) {
 			end := off + n
 			if mode&ext4.FallocKeepSize != 0 {
@@ -260,33 +240,39 @@ func (a *crashActor) fallocate(p string, mode uint32, off, n int) error {
 }
 
 func (a *crashActor) unlink(p string) error {
-	dir, name := splitPath(p)
 	rmdir := a.now()[p].mode == syscall.S_IFDIR
 	return a.do(crashStep{what: "remove " + p, meta: true}, func() error {
 		if rmdir {
-			return a.fs.Rmdir(a.ino(dir), name)
+			return a.ops.rmdir(a.path(p))
 		}
-		return a.fs.Unlink(a.ino(dir), name)
+		return a.ops.unlink(a.path(p))
 	}, func(t crashTree) { delete(t, p) })
 }
 
 // hold keeps a file that is about to lose its name.
-func (a *crashActor) hold(p string) {
-	a.fs.Hold(a.ino(p))
-	a.held = append(a.held, a.ino(p))
+func (a *crashActor) hold(p string) error {
+	release, err := a.ops.hold(a.path(p))
+	if err == nil {
+		a.held = append(a.held, release)
+	}
+	return err
+}
+
+// release lets go of the file that was held first.
+func (a *crashActor) release() error {
+	release := a.held[0]
+	a.held = a.held[1:]
+	return release()
 }
 
 func (a *crashActor) link(p, to string) error {
 	node := a.now()[p]
-	dir, name := splitPath(to)
 	return a.do(crashStep{what: "link " + p + " " + to, file: node.id, meta: true},
-		func() error { return a.fs.Link(a.inos[node.id], a.ino(dir), name) },
+		func() error { return a.ops.link(a.path(p), a.path(to)) },
 		func(t crashTree) { t[to] = t[p] })
 }
 
 func (a *crashActor) rename(p, to string, flags uint32) error {
-	od, on := splitPath(p)
-	nd, nn := splitPath(to)
 	s := crashStep{what: fmt.Sprintf("rename %s %s %d", p, to, flags), file: a.now()[p].id, meta: true}
 	whiteout := 0
 	if flags&ext4.RenameWhiteout != 0 {
@@ -297,11 +283,7 @@ func (a *crashActor) rename(p, to string, flags uint32) error {
 		s.meta = false
 	}
 	return a.do(s, func() error {
-		err := a.fs.Rename(a.ino(od), on, a.ino(nd), nn, flags)
-		if err == nil && whiteout != 0 {
-			a.inos[whiteout], err = a.fs.Lookup(a.ino(od), on)
-		}
-		return err
+		return a.ops.rename(a.path(p), a.path(to), flags)
 	}, func(t crashTree) {
 		if o := t[to]; o != nil && o.id == t[p].id {
 			return
@@ -339,7 +321,7 @@ func (a *crashActor) setxattr(p, name string, n int) error {
 	node := a.now()[p]
 	value := a.pattern(n)
 	return a.do(crashStep{what: "setxattr " + p, file: node.id, meta: true},
-		func() error { return a.fs.Setxattr(a.inos[node.id], name, value, 0) },
+		func() error { return a.ops.setxattr(a.path(p), name, value) },
 		func(t crashTree) {
 			t.each(node.id, func(n *crashNode) {
 				n.xattrs = maps.Clone(n.xattrs)
@@ -357,7 +339,7 @@ func (a *crashActor) removexattr(p, name string) error {
 		return nil
 	}
 	return a.do(crashStep{what: "removexattr " + p, file: node.id, meta: true},
-		func() error { return a.fs.Removexattr(a.inos[node.id], name) },
+		func() error { return a.ops.removexattr(a.path(p), name) },
 		func(t crashTree) {
 			t.each(node.id, func(n *crashNode) {
 				n.xattrs = maps.Clone(n.xattrs)
@@ -366,18 +348,36 @@ func (a *crashActor) removexattr(p, name string) error {
 		})
 }
 
-// setattr changes mode, owner and time of a file in one go.
+// setattr changes mode, owner and time of a file, in one go where that is possible.
 func (a *crashActor) setattr(p string, at crashAttrs) error {
 	node := a.now()[p]
-	mtime := time.Unix(at.mtime, 0)
-	if node.mode == syscall.S_IFDIR {
-		at.mtime = 0 // its names come and go
+	step := func(left crashAttrs, op func() error) error {
+		if node.mode == syscall.S_IFDIR {
+			left.mtime = 0 // its names come and go
+		}
+		return a.do(crashStep{what: "setattr " + p, file: node.id, meta: true, times: true}, op,
+			func(t crashTree) { t.each(node.id, func(n *crashNode) { n.attrs = left }) })
 	}
-	return a.do(crashStep{what: "setattr " + p, file: node.id, meta: true, times: true},
-		func() error {
-			return a.fs.SetAttr(a.inos[node.id], ext4.Attr{Mode: &at.perm, UID: &at.uid, GID: &at.gid, Mtime: &mtime})
-		},
-		func(t crashTree) { t.each(node.id, func(n *crashNode) { n.attrs = at }) })
+	atOnce := false
+	err := step(at, func() (err error) {
+		if atOnce, err = a.ops.setattr(a.path(p), at); !atOnce && err == nil {
+			err = syscall.EOPNOTSUPP // and nothing to be noted
+		}
+		return err
+	})
+	if atOnce || err != nil {
+		return err
+	}
+	now := node.attrs
+	now.uid, now.gid = at.uid, at.gid
+	if err := step(now, func() error { return a.ops.chown(a.path(p), at.uid, at.gid) }); err != nil {
+		return err
+	}
+	now.perm = at.perm
+	if err := step(now, func() error { return a.ops.chmod(a.path(p), at.perm) }); err != nil {
+		return err
+	}
+	return step(at, func() error { return a.ops.utime(a.path(p), at.mtime) })
 }
 
 // shift takes n bytes out of a file, or puts a hole of as many in; both in whole
@@ -385,7 +385,7 @@ func (a *crashActor) setattr(p string, at crashAttrs) error {
 func (a *crashActor) shift(p string, mode uint32, off, n int) error {
 	node := a.now()[p]
 	s := crashStep{what: fmt.Sprintf("fallocate %s %#x %d+%d", p, mode, off, n), file: node.id, meta: true, zeros: [2]int{off, off + n}}
-	return a.do(s, func() error { return a.fs.Fallocate(a.inos[node.id], mode, uint64(off), uint64(n)) }, func(t crashTree) {
+	return a.do(s, func() error { return a.ops.fallocate(a.path(p), mode, off, n) }, func(t crashTree) {
 		t.each(node.id, func(c *crashNode) {
 			if mode == ext4.FallocCollapseRange {
 				c.data = slices.Delete(bytes.Clone(c.data), off, off+n)
@@ -400,7 +400,7 @@ func (a *crashActor) shift(p string, mode uint32, off, n int) error {
 // file, and before that was done.
 func (a *crashActor) fsync(p string) error {
 	id := a.now()[p].id
-	if err := a.fs.Fsync(a.inos[id]); err != nil {
+	if err := a.ops.fsync(a.path(p)); err != nil {
 		return fmt.Errorf("fsync %s: %w", p, err)
 	}
 	a.promises = append(a.promises, crashPromise{a.clock.Now(), len(a.steps) - 1, id})
@@ -408,7 +408,7 @@ func (a *crashActor) fsync(p string) error {
 }
 
 func (a *crashActor) sync() error {
-	if err := a.fs.Sync(); err != nil {
+	if err := a.ops.sync(); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	a.promiseAll()
@@ -491,7 +491,9 @@ func (a *crashActor) random() error {
 		}
 	case k < 62:
 		if rng.IntN(3) == 0 && len(a.held) < 10 {
-			a.hold(file)
+			if err := a.hold(file); err != nil {
+				return err
+			}
 		}
 		return a.unlink(file)
 	case k < 65:
@@ -556,9 +558,7 @@ func (a *crashActor) random() error {
 	case k < 99:
 		return a.sync()
 	case len(a.held) > 0:
-		ino := a.held[0]
-		a.held = a.held[1:]
-		return a.fs.Unhold(ino, 1)
+		return a.release()
 	}
 	return nil
 }

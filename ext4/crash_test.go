@@ -16,6 +16,7 @@ import (
 	"ext4box/blockdev"
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
+	"ext4box/fuse/fusetest/vfs"
 )
 
 // crashPoints is how many cuts are tried of each random history: few, or as
@@ -41,6 +42,8 @@ type crashConfig struct {
 	prepare string // a request of debugfs
 	foreign bool   // the kernel of the test may not write such a filesystem
 	values  int    // not 0: attributes may be so long
+
+	kernel *vfs.Generation // not nil: all goes through a model of such a kernel, which moves the data
 }
 
 var crashConfigs = []crashConfig{
@@ -74,6 +77,7 @@ type crashRig struct {
 	clock    *blocktest.Clock
 	dev, log *blocktest.Recording // log is nil without an external journal
 	fs       *ext4.FS
+	unmount  func() error // what is over fs
 	actors   []*crashActor
 	histDev  *blocktest.History
 	histLog  *blocktest.History
@@ -164,8 +168,13 @@ func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
 	if why := r.fs.ReadOnlyReason(); why != "" {
 		t.Fatalf("opened read-only because %s", why)
 	}
+	var ops crashOps = engineOps{r.fs}
+	r.unmount = func() error { return nil }
+	if r.config.kernel != nil {
+		ops, r.unmount = r.serve(t)
+	}
 	for i := range actors {
-		a, err := newCrashActor(r.fs, r.clock, fmt.Sprintf("actor%d", i), seed+uint64(i))
+		a, err := newCrashActor(r.fs, ops, r.clock, fmt.Sprintf("actor%d", i), seed+uint64(i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +187,14 @@ func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
 // finish closes the filesystem and takes the histories.
 func (r *crashRig) finish(t *testing.T) {
 	t.Helper()
-	if err := r.fs.Close(); err != nil {
+	for _, a := range r.actors {
+		for r.config.kernel != nil && len(a.held) > 0 {
+			if err := a.release(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(r.unmount(), r.fs.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range r.actors {
@@ -327,56 +343,61 @@ func TestCrashRandom(t *testing.T) {
 	for _, c := range crashConfigs {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r := newCrashRig(t, c)
-			r.start(t, 3, 1)
-			operations := 150
-			if crashPoints(0) > 0 {
-				operations = 600
-			}
-			var wg sync.WaitGroup
-			for _, a := range r.actors {
-				wg.Go(func() {
-					for i := range operations {
-						if err := a.random(); err != nil {
-							t.Errorf("%s, operation %d: %v", a.dir, i, err)
-							return
-						}
-					}
-				})
-			}
-			// Commits in the middle of everything; and the log goes round.
-			done := make(chan struct{})
-			var syncer sync.WaitGroup
-			syncer.Go(func() {
-				for {
-					select {
-					case <-done:
-						return
-					default:
-					}
-					if err := r.fs.Sync(); err != nil {
-						t.Errorf("sync: %v", err)
-						return
-					}
-					time.Sleep(200 * time.Microsecond)
-				}
-			})
-			wg.Wait()
-			close(done)
-			syncer.Wait()
-			r.finish(t)
-			seed := uint64(0)
-			few := 60
-			if testing.Short() {
-				few = 20
-			}
-			for crash := range r.histDev.Samples(crashPoints(few), 1) {
-				r.crashAt(t, crash, seed, seed%10 == 0)
-				seed++
-			}
-			r.report(t)
+			crashRandomly(t, c, 200*time.Microsecond)
 		})
 	}
+}
+
+// crashRandomly cuts the random history of several writers, beside whom somebody syncs every now and then.
+func crashRandomly(t *testing.T, c crashConfig, pause time.Duration) {
+	r := newCrashRig(t, c)
+	r.start(t, 3, 1)
+	operations := 150
+	if crashPoints(0) > 0 {
+		operations = 600
+	}
+	var wg sync.WaitGroup
+	for _, a := range r.actors {
+		wg.Go(func() {
+			for i := range operations {
+				if err := a.random(); err != nil {
+					t.Errorf("%s, operation %d: %v", a.dir, i, err)
+					return
+				}
+			}
+		})
+	}
+	// Commits in the middle of everything; and the log goes round.
+	done := make(chan struct{})
+	var syncer sync.WaitGroup
+	syncer.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if err := r.fs.Sync(); err != nil {
+				t.Errorf("sync: %v", err)
+				return
+			}
+			time.Sleep(pause)
+		}
+	})
+	wg.Wait()
+	close(done)
+	syncer.Wait()
+	r.finish(t)
+	seed := uint64(0)
+	few := 60
+	if testing.Short() {
+		few = 20
+	}
+	for crash := range r.histDev.Samples(crashPoints(few), 1) {
+		r.crashAt(t, crash, seed, seed%10 == 0)
+		seed++
+	}
+	r.report(t)
 }
 
 var crashScripts = map[string]func(a *crashActor) error{
@@ -467,10 +488,8 @@ var crashScripts = map[string]func(a *crashActor) error{
 	},
 	"orphans": func(a *crashActor) error {
 		err := errors.Join(a.create("f", syscall.S_IFREG, ""), a.write("f", 0, 200000), a.create("g", syscall.S_IFREG, ""), a.write("g", 0, 200000), a.create("h", syscall.S_IFREG, ""), a.write("h", 0, 200000), a.sync())
-		a.hold("f")
-		a.hold("g")
-		err = errors.Join(err, a.unlink("f"), a.unlink("g"), a.sync(), a.unlink("h"), a.sync(), a.fs.Unhold(a.held[0], 1), a.sync())
-		return errors.Join(err, a.create("i", syscall.S_IFREG, ""), a.write("i", 0, 300000), a.fsync("i"), a.fs.Unhold(a.held[1], 1), a.sync())
+		err = errors.Join(err, a.hold("f"), a.hold("g"), a.unlink("f"), a.unlink("g"), a.sync(), a.unlink("h"), a.sync(), a.release(), a.sync())
+		return errors.Join(err, a.create("i", syscall.S_IFREG, ""), a.write("i", 0, 300000), a.fsync("i"), a.release(), a.sync())
 	},
 }
 
@@ -485,30 +504,35 @@ func TestCrashScripts(t *testing.T) {
 				t.Skip("the short run leaves it to the random histories")
 			}
 			t.Parallel()
-			tried, lost := 0, 0
-			for name, script := range crashScripts {
-				r := newCrashRig(t, c)
-				r.config.name += "/" + name
-				r.start(t, 1, 1)
-				if err := script(r.actors[0]); err != nil {
-					t.Errorf("%s: %v", name, err)
-				}
-				r.finish(t)
-				crashes, deep := r.histDev.Samples(25, 1), uint64(25)
-				if n := crashPoints(0); n > 0 {
-					crashes, deep = r.histDev.All(n/20, 1), 80
-				}
-				n := uint64(0)
-				for crash := range crashes {
-					r.crashAt(t, crash, n, n%deep == 0)
-					n++
-				}
-				r.report(t)
-				tried, lost = tried+r.tried, lost+r.lost
-			}
-			t.Logf("%s: all scripts: %d crashes, %d lost", c.name, tried, lost)
+			crashScripted(t, c)
 		})
 	}
+}
+
+// crashScripted cuts the histories that the scripts make.
+func crashScripted(t *testing.T, c crashConfig) {
+	tried, lost := 0, 0
+	for name, script := range crashScripts {
+		r := newCrashRig(t, c)
+		r.config.name += "/" + name
+		r.start(t, 1, 1)
+		if err := script(r.actors[0]); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		r.finish(t)
+		crashes, deep := r.histDev.Samples(25, 1), uint64(25)
+		if n := crashPoints(0); n > 0 {
+			crashes, deep = r.histDev.All(n/20, 1), 80
+		}
+		n := uint64(0)
+		for crash := range crashes {
+			r.crashAt(t, crash, n, n%deep == 0)
+			n++
+		}
+		r.report(t)
+		tried, lost = tried+r.tried, lost+r.lost
+	}
+	t.Logf("%s: all scripts: %d crashes, %d lost", c.name, tried, lost)
 }
 
 // TestCrashUnlogged: without a journal a commit that is done is durable, and a
