@@ -212,6 +212,7 @@ func (a *crashActor) matchData(got []byte, w *crashNode, i, from, hi int) error 
 			return fmt.Errorf("size is %d instead of %d", len(got), len(w.data))
 		}
 	}
+	all := from
 	// What was cut out stays out.
 	for j := from + 1; j <= i; j++ {
 		if s := &a.steps[j]; s.file == w.id && s.zeros[1] > 0 {
@@ -236,8 +237,27 @@ func (a *crashActor) matchData(got []byte, w *crashNode, i, from, hi int) error 
 			ok[k] = ok[k] || got[k] == data[k]
 		}
 	}
+	for j := all + 1; j <= hi; j++ {
+		if s := &a.steps[j]; s.file == w.id && s.edges > 0 {
+			a.keepEdges(got, ok, w.id, s, all, j)
+		}
+	}
 	if k := slices.Index(ok, false); k >= 0 {
 		return fmt.Errorf("byte %d of %d is %#x, which nobody wrote there between steps %d and %d", k, len(got), got[k], from, hi)
 	}
 	return nil
+}
+
+// keepEdges allows the parts of blocks that a step is to clear to be still as steps from one on left them.
+func (a *crashActor) keepEdges(got []byte, ok []bool, id int, s *crashStep, from, to int) {
+	lo, hi := s.zeros[0], min(s.zeros[1], len(got))
+	head, tail := min((lo+s.edges-1)/s.edges*s.edges, hi), max(hi/s.edges*s.edges, lo)
+	for j := from; j < to; j++ {
+		data := a.content(id, j)
+		for k := lo; k < min(hi, len(data)); k++ {
+			if k < head || k >= tail {
+				ok[k] = ok[k] || got[k] == data[k]
+			}
+		}
+	}
 }

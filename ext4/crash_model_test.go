@@ -44,7 +44,9 @@ type crashStep struct {
 	meta  bool // a transaction knows of it, so it is behind all before it
 	grows bool // the size may have any value in between
 	times bool // it sets them
+	touch bool // it changes them even if the filesystem does not have the operation
 	zeros [2]int
+	edges int // not 0: of the zeros those that do not fill a block of this size come later, as data
 }
 
 // A crashPromise says that from a tick on the steps up to one are durable: all,
@@ -66,6 +68,7 @@ type crashActor struct {
 	nextID   int
 	held     []func() error // let go of files that have lost their names
 	unit     int            // blocks can be put in and taken out in multiples of that
+	edges    int            // not 0: who moves data clears parts of blocks, which are so large, after a hole was punched
 	tiny     int
 	owners   bool // files are made by, and given to, many
 	values   int
@@ -90,6 +93,10 @@ func (a *crashActor) now() crashTree { return a.steps[len(a.steps)-1].tree }
 func (a *crashActor) do(s crashStep, op func() error, change func(t crashTree)) error {
 	s.start = a.clock.Now()
 	if err := op(); errors.Is(err, syscall.EOPNOTSUPP) {
+		if s.touch {
+			s.zeros, s.edges = [2]int{}, 0
+			a.note(s, func(crashTree) {})
+		}
 		return nil
 	} else if err != nil {
 		a.note(s, change) // it may have been done
@@ -207,6 +214,10 @@ func (a *crashActor) write(p string, off, n int) error {
 func (a *crashActor) truncate(p string, size int) error {
 	node := a.now()[p]
 	s := crashStep{what: fmt.Sprintf("truncate %s %d", p, size), file: node.id, meta: true, zeros: [2]int{min(size, len(node.data)), 1 << 30}}
+	if a.edges > 0 {
+		// The end of the last block is written, and then counts, before the size is set.
+		s.grows = size > len(node.data)
+	}
 	return a.do(s, func() error { return a.ops.truncate(a.path(p), size) }, func(t crashTree) {
 		t.each(node.id, func(n *crashNode) {
 			data := make([]byte, size)
@@ -218,10 +229,10 @@ func (a *crashActor) truncate(p string, size int) error {
 
 func (a *crashActor) fallocate(p string, mode uint32, off, n int) error {
 	node := a.now()[p]
-	s := crashStep{what: fmt.Sprintf("fallocate %s %#x %d+%d", p, mode, off, n), file: node.id, meta: true}
+	s := crashStep{what: fmt.Sprintf("fallocate %s %#x %d+%d", p, mode, off, n), file: node.id, meta: true, touch: a.edges > 0}
 	zero := mode&(ext4.FallocPunchHole|ext4.FallocZeroRange) != 0
 	if zero {
-		s.zeros = [2]int{off, off + n}
+		s.zeros, s.edges = [2]int{off, off + n}, a.edges
 	}
 	return a.do(s, func() error { return a.ops.fallocate(a.path(p), mode, off, n) }, func(t crashTree) {
 		t.each(node.id, func(c *crashNode) {

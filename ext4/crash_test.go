@@ -180,6 +180,9 @@ func (r *crashRig) start(t *testing.T, actors int, seed uint64) {
 		}
 		a.tiny, a.values = r.config.tiny, r.config.values
 		a.owners = r.config.owners
+		if r.config.kernel != nil {
+			a.edges = int(r.fs.Info().BlockSize)
+		}
 		r.actors = append(r.actors, a)
 	}
 }

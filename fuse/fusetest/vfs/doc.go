@@ -34,7 +34,8 @@
 //
 // As in the kernel, from the outside to the inside:
 //
-//	FS.writers (freeze protection) > inode.rwsem (i_rwsem) > inode.invalidate > folio lock
+//	FS.writers (freeze protection) > FS.renames (s_vfs_rename_mutex) > inode.rwsem (i_rwsem; of
+//	directories first) > inode.invalidate > folio lock > inode.flushing (I_SYNC)
 //
 // Requests are sent with all of them held that the kernel holds at that point. The folio lock
 // (lockFolio) and the writeback state are bits under pageCache.mu, with a condition to wait for, so

@@ -26,6 +26,7 @@ type inode struct {
 
 	rwsem      sync.RWMutex // i_rwsem
 	invalidate sync.RWMutex // invalidate_lock of the page cache
+	flushing   sync.Mutex   // I_SYNC: held by who sends times, inside of all other locks
 	mappings   mappingCache
 	pages      pageCache
 	writeback  writeback

@@ -28,6 +28,9 @@ func (in *inode) modified() {
 
 // flushTimes sends the times that the server does not know.
 func (in *inode) flushTimes() syscall.Errno {
+	// Whoever finds them flushed must also find that the server has them.
+	in.flushing.Lock()
+	defer in.flushing.Unlock()
 	in.mu.Lock()
 	if !in.timesOut || in.bad {
 		in.mu.Unlock()
