@@ -32,7 +32,7 @@ const (
 	// or, if it cannot be asked back, unseenShare. All together get no more than
 	// totalShare.
 	aheadShare  = 8
-	unseenShare = 64
+	unseenShare = 16
 	totalShare  = 4
 	// aheadInodes bounds how many inodes have something ahead; beyond it, what has
 	// been of no use for aheadIdle is asked back.

@@ -529,13 +529,13 @@ func TestOutsideForget(t *testing.T) {
 // TestOutsideStays evicts an inode from memory, which must not lose what is
 // reserved.
 func TestOutsideStays(t *testing.T) {
-	r := newOutsideRig(t, 256<<20, "-t ext4 -b 4096 -N 60000", ext4.Options{})
+	r := newOutsideRig(t, 256<<20, "-t ext4 -b 4096 -N 100000", ext4.Options{})
 	ino := r.create("f")
 	r.truncate(ino, 1<<20)
 	r.must(r.write(ino, []byte("data"), 0))
 	dir, err := r.fs.Create(ext4.RootIno, "d", ext4.NewNode{Mode: syscall.S_IFDIR | 0o755})
 	r.must(err)
-	for i := range 50000 {
+	for i := range 90000 {
 		_, err := r.fs.Create(dir, fmt.Sprint(i), ext4.NewNode{Mode: syscall.S_IFREG | 0o644})
 		r.must(err)
 	}
