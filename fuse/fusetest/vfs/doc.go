@@ -14,7 +14,9 @@
 // posting, and Later, the state of the implementation after it. Where the two differ in what they
 // accept, each does what it does, and what either refuses is a violation there.
 //
-//   - Inodes: one for each nodeid, attribute flags taken at instantiation only, lookup counts, FORGET at
+//   - Names (path.go, namespace.go, open.go, dir.go): lookups with cached names, and permissions,
+//     ACLs and attributes (perm.go, acl.go, attr.go, xattr.go) as a kernel checks and sends them.
+//   - Inodes (inode.go): one for each nodeid, attribute flags taken at instantiation only, lookup counts, FORGET at
 //     eviction. Two nodeids with one inode number, and numbers that change, are violations.
 //   - Mappings (mapping.go, validate.go): the cache with two forks, its sequence number, its limit,
 //     its lookup rules and everything that invalidates it.
@@ -28,7 +30,9 @@
 //     outside of them is a violation: it would lose data at the next crash.
 //
 // Beside what the kernel refuses, what it swallows with loss of data counts as a violation too: a
-// hole in answer to WRITEBACK, a hole as the target of a write, RETRY_CACHE without end.
+// hole in answer to WRITEBACK, a hole as the target of a write, RETRY_CACHE without end, blocks that two
+// files have at the same time, a reply to SETATTR that has not what was set, ATOMIC_O_TRUNC from a
+// server that does not want to see OPEN.
 //
 // # Locks
 //
@@ -39,11 +43,15 @@
 //
 // Requests are sent with all of them held that the kernel holds at that point. The folio lock
 // (lockFolio) and the writeback state are bits under pageCache.mu, with a condition to wait for, so
-// that a holder can send requests and ends of writes can come from elsewhere. The rest are leaves,
-// never held while a request is under way: FS.mu (tables), inode.mu (attributes, sizes),
-// mappingCache.mu, pageCache.mu, folio.mu (bytes and the state of blocks), and those of trace and
-// holds. Notifications take FS.mu and mappingCache.mu only, so a server may send them from
-// anywhere.
+// that a holder can send requests and ends of writes can come from elsewhere. Nobody holds a folio
+// and locks one before it. The others are never held while a request is under way:
+//
+//	dentries.mu > FS.mu (tables) > inode.mu (attributes, sizes)
+//	writeback.mu > openFile.mu
+//	mappingCache.mu, pageCache.mu, folio.mu (bytes and the state of blocks), trace.mu, holds.mu: alone
+//
+// Notifications about mappings take FS.mu, inode.mu and mappingCache.mu only, so a server may send
+// them from anywhere.
 //
 // # Determinism
 //

@@ -77,6 +77,8 @@ func (f *File) fallocate(mode uint32, off, n uint64, clears bool) syscall.Errno 
 		in.known.max = max(in.known.max, end)
 		in.mu.Unlock()
 	}
+	in.freeing.Add(1)
+	defer in.freeing.Add(-1)
 	msg := fuse.FallocateIn{Fh: f.fh, Offset: off, Length: n, Mode: mode}
 	if _, errno := f.fs.request(c, fuse.OpFallocate, in.nodeid, structure(&msg)); errno != 0 {
 		if errno == syscall.ENOSYS {

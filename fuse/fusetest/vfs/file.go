@@ -53,6 +53,8 @@ func (t *Task) openRequest(in *inode, flags int) (*File, syscall.Errno) {
 		defer in.rwsem.Unlock()
 		in.invalidate.Lock()
 		defer in.invalidate.Unlock()
+		in.freeing.Add(1)
+		defer in.freeing.Add(-1)
 	}
 	op, none := fuse.OpOpen, fuse.InitNoOpenSupport
 	if in.typ == syscall.S_IFDIR {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,7 @@ type inode struct {
 	flushing   sync.Mutex   // I_SYNC: held by who sends times, inside of all other locks
 	mappings   mappingCache
 	pages      pageCache
+	freeing    atomic.Int32 // requests under way that free blocks, whose mappings are still cached
 	writeback  writeback
 
 	// Under fs.mu.

@@ -54,6 +54,8 @@ func (in *inode) begin(c caller, pos, count uint64, op iomap.Op) (*fuse.IomapBeg
 		in.fs.violate("IOMAP_BEGIN of node %d, %s at %d+%d: %s", in.nodeid, opString(op), pos, count, why)
 		return nil, errno
 	}
+	in.checkOwner(out.Read)
+	in.checkOwner(out.Write)
 	return &out, 0
 }
 

@@ -262,8 +262,9 @@ func (fs *FS) close() {
 	}
 }
 
-// Kill ends the connection as if the server had died: nothing is written back, every request fails from
-// now on. What is on the devices is what a crash leaves.
+// Kill ends the connection as a kernel that stops in the middle: nothing more is written back, every
+// request fails from now on. The server sees the end of the connection and may write what it likes; what
+// a power cut leaves is to be taken from the devices before.
 func (fs *FS) Kill() {
 	fs.dead.Store(true)
 	fs.holds.releaseAll()

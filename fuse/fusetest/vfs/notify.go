@@ -134,6 +134,8 @@ func (fs *FS) upsert(b []byte) syscall.Errno {
 		}
 	}
 	in.mappings.upsert(m.Read, m.Write, fs.cacheLimit.Load())
+	in.checkOwner(m.Read)
+	in.checkOwner(m.Write)
 	return 0
 }
 

@@ -48,6 +48,8 @@ func (in *inode) resizePages(c caller, size uint64) syscall.Errno {
 // setSizeRequest tells the server the new size.
 func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
 	size := msg.Size
+	in.freeing.Add(1)
+	defer in.freeing.Add(-1)
 	in.mu.Lock()
 	in.version++
 	in.known = sizeKnown{min(in.known.min, size), max(in.known.max, size)}

@@ -144,3 +144,49 @@ func (in *inode) checkUpsert(s slot, m fuse.IomapIO) (string, syscall.Errno) {
 	}
 	return "", 0
 }
+
+// checkOwner complains if blocks that a mapping names are also those of another file. Files whose blocks
+// are being freed are left out: until the kernel has heard of it, it cannot use their mappings, and the
+// blocks may have been taken already.
+func (in *inode) checkOwner(m fuse.IomapIO) {
+	if m.Type != iomap.Mapped && m.Type != iomap.Unwritten || m.Flags&iomap.Shared != 0 {
+		return
+	}
+	in.fs.mu.Lock()
+	var others []*inode
+	for _, o := range in.fs.inodes {
+		if o != in && o.freed == nil && o.mapped() && o.freeing.Load() == 0 {
+			others = append(others, o)
+		}
+	}
+	in.fs.mu.Unlock()
+	for _, o := range others {
+		x, ok := o.mappings.overlaps(m)
+		if !ok || o.freeing.Load() != 0 || in.fs.isGone(o) {
+			continue
+		}
+		in.fs.violate("node %d is given %s, which node %d has as %s", in.nodeid, ioString(m), o.nodeid, ioString(x.wire()))
+	}
+}
+
+// isGone tells whether an inode is being evicted, or was.
+func (fs *FS) isGone(in *inode) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return in.freed != nil
+}
+
+// overlaps returns a cached mapping to the same place on the device.
+func (c *mappingCache) overlaps(m fuse.IomapIO) (mapping, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range []*fork{&c.read, &c.write} {
+		for _, x := range f.list {
+			blocks := x.typ == iomap.Mapped || x.typ == iomap.Unwritten
+			if blocks && x.dev == m.Dev && x.addr < m.Addr+m.Length && m.Addr < x.addr+x.length {
+				return x, true
+			}
+		}
+	}
+	return mapping{}, false
+}

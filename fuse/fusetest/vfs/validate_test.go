@@ -327,3 +327,27 @@ func TestConfigReplies(t *testing.T) {
 		})
 	}
 }
+
+// TestOwner: two files with the same blocks, unless those of the other were dropped before.
+func TestOwner(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		s := newServer()
+		fs, dev := mountWith(t, s, Config{}, pattern(1, 16384))
+		s.put("g", dev, pattern(2, 4096))
+		f, g := mustOpen(t, fs, "f", syscall.O_RDWR), mustOpen(t, fs, "g", syscall.O_RDWR)
+		wantRead(t, f, 0, pattern(1, 16384))
+		s.files[12].blocks[0] = s.files[11].blocks[3]
+		fs.Expect("node 12 is given")
+		s.direct = direct
+		wantRead(t, g, 0, pattern(1, 16384)[12288:])
+		wantViolation(t, fs, "which node 11 has as 0+16384:MAPPED@1:1048576")
+		s.direct = false
+		must(t, f.Truncate(8192)) // gives them back
+		must(t, s.s.InvalMappings(&fuse.IomapInvalMappings{NodeID: 12, Ino: 12, Read: fuse.IomapRange{Length: toEOF}}))
+		fs.DropCaches()
+		wantRead(t, g, 0, pattern(1, 16384)[12288:])
+		wantViolation(t, fs, "")
+		must(t, f.Close())
+		must(t, g.Close())
+	}
+}
