@@ -93,7 +93,7 @@ func (f *File) copyRequest(off uint64, to *File, toOff, n uint64) (int, syscall.
 		out.punchPages(roundDown(toOff, unit), roundUp(end, unit)-roundDown(toOff, unit))
 	}
 	out.mu.Lock()
-	out.known.min = max(out.known.min, min(end, out.known.max))
+	out.confirmed(min(end, out.known.max))
 	out.mu.Unlock()
 	out.grow(end)
 	out.invalidateAttr()

@@ -56,6 +56,7 @@ func (f *File) readDirPart(pos uint64) ([]fusetest.Dirent, syscall.Errno) {
 		op = fuse.OpReaddirplus
 	}
 	s := fuse.ReadIn{Fh: f.fh, Offset: pos, Size: room, Flags: uint32(f.flags)}
+	before := f.fs.sizes.Load()
 	payload, errno := f.fs.request(f.task().caller(), op, f.in.nodeid, structure(&s))
 	if errno != 0 {
 		return nil, errno
@@ -70,13 +71,14 @@ func (f *File) readDirPart(pos uint64) ([]fusetest.Dirent, syscall.Errno) {
 		return nil, syscall.EIO
 	}
 	for i := range list {
-		f.task().introduceEntry(f.in, &list[i])
+		f.task().introduceEntry(f.in, &list[i], before)
 	}
 	return list, 0
 }
 
-// introduceEntry takes over an inode that came with the entries of a directory.
-func (t *Task) introduceEntry(dir *inode, d *fusetest.Dirent) {
+// introduceEntry takes over an inode that came with the entries of a directory. before is FS.sizes when they
+// were asked for.
+func (t *Task) introduceEntry(dir *inode, d *fusetest.Dirent, before uint64) {
 	e := &d.Entry
 	if e.NodeID == 0 {
 		return
@@ -85,7 +87,7 @@ func (t *Task) introduceEntry(dir *inode, d *fusetest.Dirent) {
 		t.fs.violate("READDIRPLUS of node %d has attributes of %q, whose lookup nobody takes back", dir.nodeid, d.Name)
 		return
 	}
-	in, errno := t.fs.iget(e, sent(t.fs.peek(e.NodeID)))
+	in, errno := t.fs.iget(e, t.fs.sentBefore(before, e.NodeID))
 	if errno != 0 {
 		return
 	}

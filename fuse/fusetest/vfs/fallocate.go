@@ -112,7 +112,7 @@ func (in *inode) allocated(c caller, off, end, old uint64, clears, extends bool)
 	}
 	in.mappings.invalidate(roundDown(end, block), toEOF)
 	in.mu.Lock()
-	in.known.min = max(in.known.min, end)
+	in.confirmed(end)
 	in.mu.Unlock()
 	if errno := in.zeroRange(c, old, end-old); errno != 0 {
 		return errno

@@ -83,7 +83,7 @@ func (in *inode) writeInline(c caller, f *found, p []byte, pos uint64) (uint64, 
 		done += n
 	}
 	in.mu.Lock()
-	in.known.min = max(in.known.min, end)
+	in.confirmed(end)
 	in.disksize = max(in.disksize, end)
 	in.mu.Unlock()
 	in.grow(end)

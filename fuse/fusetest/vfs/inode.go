@@ -189,6 +189,30 @@ func sent(list ...*inode) sentAt {
 	return s
 }
 
+// sentBefore is sent for a request whose reply tells which inode it is about: before is FS.sizes when it
+// was sent. If anything has changed meanwhile, nothing is known.
+func (fs *FS) sentBefore(before, nodeid uint64) sentAt {
+	s := sent(fs.peek(nodeid))
+	if fs.sizes.Load() != before {
+		return nil
+	}
+	return s
+}
+
+// sizeChanged says that what was known of the recorded size no longer holds; mu is held.
+func (in *inode) sizeChanged() {
+	in.version++
+	in.fs.sizes.Add(1)
+}
+
+// confirmed says that the server has recorded a size of at least n; mu is held.
+func (in *inode) confirmed(n uint64) {
+	if n > in.known.min {
+		in.known.min = n
+		in.fs.sizes.Add(1)
+	}
+}
+
 // applyAttr takes over attributes of a reply by the rules for the inode.
 func (in *inode) applyAttr(a *fuse.Attr, valid uint64, nsec uint32, at sentAt) {
 	in.mu.Lock()

@@ -35,6 +35,7 @@ type FS struct {
 	timeGran  uint32
 
 	cacheLimit atomic.Uint32 // bytes of mappings per fork
+	sizes      atomic.Uint64 // counts changes of what servers must have recorded, of any inode
 	dead       atomic.Bool   // the connection is in error state
 	writers    sync.RWMutex  // sb_writers: held shared by what changes the filesystem, exclusively while frozen
 	released   sync.WaitGroup

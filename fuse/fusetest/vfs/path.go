@@ -125,6 +125,7 @@ func (t *Task) lookup(dir *inode, name string, locked bool) (*inode, syscall.Err
 			return d.in, 0
 		}
 	}
+	before := t.fs.sizes.Load()
 	payload, errno := t.fs.request(t.caller(), fuse.OpLookup, dir.nodeid, cstr(name))
 	if errno == syscall.ENOENT {
 		t.fs.forgetName(dir, name)
@@ -139,7 +140,7 @@ func (t *Task) lookup(dir *inode, name string, locked bool) (*inode, syscall.Err
 		t.fs.remember(dir, name, nil, expires)
 		return nil, 0
 	}
-	in, errno := t.fs.iget(&e, sent(t.fs.peek(e.NodeID)))
+	in, errno := t.fs.iget(&e, t.fs.sentBefore(before, e.NodeID))
 	if errno != 0 {
 		return nil, errno
 	}

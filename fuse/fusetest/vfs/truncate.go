@@ -51,7 +51,7 @@ func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
 	in.freeing.Add(1)
 	defer in.freeing.Add(-1)
 	in.mu.Lock()
-	in.version++
+	in.sizeChanged()
 	in.known = sizeKnown{min(in.known.min, size), max(in.known.max, size)}
 	in.mu.Unlock()
 	out, errno := in.setattrRequest(c, msg)
@@ -59,7 +59,7 @@ func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
 		return errno
 	}
 	in.mu.Lock()
-	in.version++
+	in.sizeChanged()
 	in.known = sizeKnown{size, size}
 	in.mu.Unlock()
 	in.setTimes(msg)
@@ -73,7 +73,7 @@ func (in *inode) setSizeRequest(c caller, msg *fuse.SetattrIn) syscall.Errno {
 // invalidate are held.
 func (in *inode) truncated() {
 	in.mu.Lock()
-	in.version++
+	in.sizeChanged()
 	in.known = sizeKnown{}
 	in.isize, in.disksize = 0, 0
 	in.mu.Unlock()

@@ -368,7 +368,7 @@ func (in *inode) recorded(size uint64, io *ioend, end, version, low uint64) {
 	bad := version == in.version && (size < low || size > in.known.max)
 	high := in.known.max
 	if io.errno == 0 {
-		in.known.min = max(in.known.min, end)
+		in.confirmed(end)
 	}
 	if in.fs.cfg.Generation == Later {
 		size = max(size, in.disksize)
