@@ -328,3 +328,60 @@ func TestModelSwap(t *testing.T) {
 		h.Close()
 	})
 }
+
+// TestModelFull: what was reserved ahead of writes that never came is there for those that do, and nothing that was
+// accepted is lost.
+func TestModelFull(t *testing.T) {
+	generations(t, func(t *testing.T, g vfs.Generation) {
+		m := mountModelWith(t, modelConfig{Config: vfs.Config{Generation: g}, size: 24 << 20})
+		const ahead, piece = 6, 48 << 10
+		var files []*vfs.File
+		for i := range ahead {
+			f, err := m.Open(fmt.Sprintf("ahead%d", i), syscall.O_RDWR|syscall.O_CREAT, 0o644)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for off := int64(0); off < piece; off += 4096 {
+				write(t, f, xs(4096), off)
+			}
+			files = append(files, f)
+		}
+		big, err := m.Open("big", syscall.O_RDWR|syscall.O_CREAT, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for err == nil {
+			var n int
+			n, err = big.WriteAt(xs(4096), int64(size))
+			size += n
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("a full filesystem: %v", err)
+		}
+		if err := big.Fsync(); err != nil {
+			t.Error(err)
+		}
+		// They go on where they had blocks once, which may be somebody else's by now.
+		for i, f := range files {
+			want := xs(piece)
+			switch n, err := f.WriteAt(bytes.Repeat([]byte{'y'}, 4096), piece); {
+			case n == 4096 && err == nil:
+				want = append(want, bytes.Repeat([]byte{'y'}, 4096)...)
+			case n != 0 || !errors.Is(err, syscall.ENOSPC):
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			m.content(t, fmt.Sprintf("ahead%d", i), want)
+		}
+		for _, f := range append(files, big) {
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		m.content(t, "big", xs(size))
+		// A fiftieth is kept for what cannot fail.
+		if st, err := m.Statfs(); err != nil || st.Bfree > st.Blocks/50+64 {
+			t.Errorf("%d blocks are free on a full filesystem, %v", st.Bfree, err)
+		}
+	})
+}
