@@ -49,7 +49,7 @@ type damage struct {
 	timer   *time.Timer        // a write is due; nil: none is
 	written time.Time
 	closed  bool
-	writes  sync.WaitGroup
+	writes  sync.WaitGroup // also of what else follows an abort
 }
 
 // startDamage must come before anything is changed.
@@ -208,8 +208,18 @@ func (fs *FS) abortDamage(cause error) {
 	if err != nil {
 		fs.log.Error("record an error in the superblock", "error", err)
 	}
+	d.recall(fs)
 	if d.policy == OnErrorPanic && fs.opts.Panic != nil {
 		fs.opts.Panic(cause)
+	}
+}
+
+// recall has mappings taken back, which may have to wait for locks that are not to be waited for here.
+func (d *damage) recall(fs *FS) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.writes.Go(fs.recall)
 	}
 }
 

@@ -48,11 +48,11 @@ func (fs *FS) watchGuard() {
 	go func() {
 		select {
 		case <-g.Lost():
-			log.Abort(g.Err())
 		case <-g.Ended():
-			if err := g.Err(); err != nil {
-				log.Abort(err)
-			}
+		}
+		if err := g.Err(); err != nil {
+			log.Abort(err)
+			fs.recall()
 		}
 	}()
 }

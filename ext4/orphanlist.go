@@ -2,6 +2,8 @@ package ext4
 
 import (
 	"container/list"
+	"maps"
+	"slices"
 	"sync"
 
 	"ext4box/ext4/internal/disk"
@@ -107,8 +109,9 @@ func (o *orphanList) enter(e *list.Element) {
 // holds counts, for each inode, those who may still ask for it by its number:
 // the lookups of a kernel. An inode without a name is freed when nobody does.
 type holds struct {
-	mu    sync.Mutex
-	count map[Ino]uint64
+	mu     sync.Mutex
+	count  map[Ino]uint64
+	mapped map[Ino]struct{} // may have mappings that were handed out; see recall.go
 }
 
 // Hold says that somebody may come back to the inode by its number: it stays,
@@ -139,6 +142,7 @@ func (fs *FS) Unhold(ino Ino, n uint64) error {
 		h.count[ino] = left
 	} else {
 		delete(h.count, ino)
+		delete(h.mapped, ino)
 	}
 	h.mu.Unlock()
 	if left > 0 {
@@ -158,6 +162,23 @@ func (h *holds) held(ino Ino) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.count[ino] > 0
+}
+
+// handOut notes that mappings of an inode are handed out.
+func (h *holds) handOut(ino Ino) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mapped == nil {
+		h.mapped = make(map[Ino]struct{})
+	}
+	h.mapped[ino] = struct{}{}
+}
+
+// handedOut lists the inodes of which there may be mappings outside.
+func (h *holds) handedOut() []Ino {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.mapped))
 }
 
 func (o *orphanList) has(ino Ino) bool {

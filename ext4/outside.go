@@ -166,7 +166,7 @@ const keptRuns = 4
 // keep hands a mapping out, and the next ones as far as the operation goes and there are not many. It tells
 // whether the cache has the first one now.
 func (fs *FS) keep(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) bool {
-	if fs.outside == nil || in.inline() || in.mayInline || op&(iomap.Report|iomap.SwapFile|iomap.Atomic) != 0 {
+	if fs.outside == nil || in.inline() || in.mayInline || op&(iomap.Report|iomap.SwapFile|iomap.Atomic) != 0 || !fs.mayHandOut(in.ino) {
 		return false
 	}
 	if err := fs.outside.Store(in.ino, *m); err != nil {

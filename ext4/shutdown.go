@@ -13,6 +13,8 @@ var errShutdown = fmt.Errorf("the filesystem was shut down; unmount it: %w", sys
 // recover. With flush, everything that was done before the call is made durable
 // first; without, what no commit has made durable is lost, as in a crash.
 //
+// Where data is moved outside, mappings are taken back first; see recall.go.
+//
 // It is for machines that are about to lose the device, and for tests.
 func (fs *FS) Shutdown(flush bool) error {
 	if flush {
@@ -26,6 +28,7 @@ func (fs *FS) Shutdown(flush bool) error {
 	fs.log.Warn("the filesystem was shut down", "flushed", flush)
 	if fs.w != nil {
 		fs.w.log.Abort(syscall.ESHUTDOWN)
+		fs.recall()
 	}
 	return nil
 }

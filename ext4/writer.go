@@ -122,6 +122,9 @@ func (fs *FS) wlockIf(ino Ino, try bool) (*inode, error) {
 	if uint32(ino) == fs.sb.JournalIno { // which tune2fs makes a file with a name
 		return nil, fmt.Errorf("inode %d is the journal: %w", ino, syscall.EPERM)
 	}
+	if fs.down.Load() {
+		return nil, errShutdown
+	}
 	if err := fs.w.log.Usable(); err != nil {
 		return nil, err
 	}

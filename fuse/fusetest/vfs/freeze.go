@@ -47,3 +47,13 @@ func (fs *FS) Thaw() error {
 func (fs *FS) Shutdown() {
 	_, _ = fs.request(fs.caller(), fuse.OpShutdownFS, fs.root.nodeid, structure(&fuse.ShutdownFSIn{}))
 }
+
+// fsIocShutdown is FS_IOC_SHUTDOWN, whose argument a server never sees.
+const fsIocShutdown = 0x8004587D
+
+// ShutDown asks the server, as an ioctl of the file, to end the service of the filesystem, of which the
+// kernel itself knows nothing.
+func (f *File) ShutDown() error {
+	_, errno := f.ioctlFlags(fsIocShutdown, nil, 0)
+	return fail(errno)
+}
