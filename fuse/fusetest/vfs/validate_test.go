@@ -40,7 +40,7 @@ func TestBeginReplies(t *testing.T) {
 		{"no length", with(func(m *fuse.IomapIO) { m.Length = 0 }), overwrite, efscorrupted, efscorrupted, "length 0"},
 		{"length of a part of a block", with(func(m *fuse.IomapIO) { m.Length = 5000 }), overwrite, efscorrupted, efscorrupted, "aligned"},
 		{"offset in a block", with(func(m *fuse.IomapIO) { m.Offset = 512 }), overwrite, efscorrupted, efscorrupted, "aligned"},
-		{"too long", with(func(m *fuse.IomapIO) { m.Offset, m.Length = 4096, 1<<64-4096 }), overwrite, efscorrupted, efscorrupted, "overflows"},
+		{"too long", with(func(m *fuse.IomapIO) { m.Offset, m.Length = 4096, 1<<64-4096 }), overwrite, efscorrupted, efscorrupted, "slot: 4096+18446744073709547520 overflows"},
 		{"behind the largest file", with(func(m *fuse.IomapIO) { m.Offset = 1 << 40 }), overwrite, efscorrupted, efscorrupted, "behind the largest file"},
 		{"no device", with(func(m *fuse.IomapIO) { m.Dev = 0 }), overwrite, efscorrupted, efscorrupted, "not registered"},
 		{"unknown device", with(func(m *fuse.IomapIO) { m.Dev = 2 }), overwrite, efscorrupted, efscorrupted, "not registered"},
