@@ -47,9 +47,10 @@ lint:
 fuzz:
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz.sh
 
-# Random I/O to files on a mount, against buffers in memory: FSXOPS operations.
+# Random I/O to files on a mount, against buffers in memory: FSXOPS operations, and
+# as many through the model of each kernel that moves the data itself.
 fsx:
-	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx$$' -v ./test
+	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx(Iomap)?$$' -v ./test
 
 # Damaged images of each shape that are opened for writing and worked on, DAMAGE
 # of them from seed DAMAGESEED on.
@@ -71,7 +72,8 @@ soak: fsx stress links
 crash: setup
 	GO='$(GO)' CRASHPOINTS='$(CRASHPOINTS)' CRASHKILLS='$(CRASHKILLS)' scripts/crash.sh
 
-# ext4box and the kernel side by side: random system calls, the same answers.
+# ext4box, on the kernel and on models of kernels, and ext4 side by side: random
+# system calls, the same answers.
 # DIFFERENTIAL_OPS calls for each shape of filesystem, from DIFFERENTIAL_SEED on.
 differential:
 	DIFFERENTIAL_OPS='$(DIFFERENTIAL_OPS)' DIFFERENTIAL_SEED='$(DIFFERENTIAL_SEED)' \

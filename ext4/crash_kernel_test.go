@@ -32,8 +32,11 @@ func (k kernelOps) with(p string, flags int, op func(f posixfs.File) error) erro
 	if err != nil {
 		return err
 	}
-	return posixError(errors.Join(op(f), f.Close()))
+	return errors.Join(op(f), f.Close())
 }
+
+// errNoOwner: system calls make files for whoever makes them.
+var errNoOwner = errors.New("files for others are not made this way")
 
 func (k kernelOps) create(p string, n ext4.NewNode) error {
 	if n.UID != 0 || n.GID != 0 {
@@ -41,10 +44,7 @@ func (k kernelOps) create(p string, n ext4.NewNode) error {
 	}
 	switch n.Mode & syscall.S_IFMT {
 	case syscall.S_IFDIR:
-		if err := k.fs.Mkdir(p, n.Mode); err != nil {
-			return err
-		}
-		return nil
+		return k.fs.Mkdir(p, n.Mode)
 	case syscall.S_IFLNK:
 		return k.fs.Symlink(n.Target, p)
 	}

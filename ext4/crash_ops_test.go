@@ -3,7 +3,6 @@ package ext4_test
 import (
 	"errors"
 	"path"
-	"syscall"
 	"time"
 
 	"ext4box/ext4"
@@ -151,14 +150,3 @@ func (e engineOps) fsync(p string) error { return e.at(p, e.fs.Fsync) }
 func (e engineOps) sync() error { return e.fs.Sync() }
 
 var _ crashOps = engineOps{}
-
-// errNoOwner is what a way to the filesystem says that cannot make files for others.
-var errNoOwner = errors.New("files for others are not made this way")
-
-// posixError makes the errno of a system call what crashActor.do looks for.
-func posixError(err error) error {
-	if errors.Is(err, syscall.EOPNOTSUPP) {
-		return syscall.EOPNOTSUPP
-	}
-	return err
-}

@@ -9,7 +9,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 status=0
 EXT4BOX_CRASH_POINTS="$CRASHPOINTS" EXT4BOX_CRASH_KILLS="$CRASHKILLS" \
-	"$GO" test -count=1 -timeout 12h -v -run '^TestCrash(Random|Scripts|Unlogged|FailingDevice|Kill)$' ./ext4 ./test |
+	"$GO" test -count=1 -timeout 12h -v -run '^TestCrash((Iomap)?(Random|Scripts)|Unlogged|FailingDevice|Kill)$' ./ext4 ./test |
 	grep --line-buffered -v '^=== ' | awk '
 		{ print; fflush() }
 		/ tried, .* lost$/ || / killed, .* lost$/ {
