@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"syscall"
-	"time"
 
 	"ext4box/ext4"
 	"ext4box/fuse"
@@ -36,7 +35,7 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 	set(fuse.SetattrUID, func() { a.UID = &in.UID })
 	set(fuse.SetattrGID, func() { a.GID = &in.GID })
 	atime, mtime, ctime := in.AtimeTime(), in.MtimeTime(), in.CtimeTime()
-	now := time.Now()
+	now := s.fs.Now()
 	set(fuse.SetattrAtime, func() { a.Atime = &atime })
 	set(fuse.SetattrMtime, func() { a.Mtime = &mtime })
 	set(fuse.SetattrCtime, func() { a.Ctime = &ctime })
