@@ -32,7 +32,8 @@
 // Beside what the kernel refuses, what it swallows with loss of data counts as a violation too: a
 // hole in answer to WRITEBACK, a hole as the target of a write, RETRY_CACHE without end, blocks that two
 // files have at the same time, a reply to SETATTR that has not what was set, ATOMIC_O_TRUNC from a
-// server that does not want to see OPEN.
+// server that does not want to see OPEN. Config.Tamper changes what a server says on its way, so that a
+// test can make sure that a mistake would be found.
 //
 // # Locks
 //
