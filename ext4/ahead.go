@@ -20,7 +20,10 @@ import (
 // written, and so becomes a part of the file; and what nobody has asked for in
 // the meantime is nobody's. What writes past the page cache may be on its way all
 // the time and is not seen by that: what was handed out for it, or around the
-// cache, stays until the file is truncated or let go.
+// cache, stays until the file is truncated or let go. It may also use what the
+// cache has from others, for which nobody asks; so once something was written that
+// way to a file, all of its blocks stay. (The first such write, if it is under way
+// just then, is one that nobody can know of.)
 
 const (
 	// streakGrowth is how many times the last one the next write of a streak gets.
@@ -92,7 +95,7 @@ func (fs *FS) ahead(in *inode, hole extent.Run, asked uint64, op iomap.Op) (ahea
 		fs.askPending(in, s.first, s.next) // else it would not be here
 	}
 	if want > asked && fs.mayGoAhead(op) {
-		ahead = fs.spare(want-asked, in.unseen || op&iomap.Direct != 0)
+		ahead = fs.spare(want-asked, in.stays() || op&iomap.Direct != 0)
 	}
 	s.blocks, s.at = want, time.Now()
 	return ahead
@@ -227,7 +230,7 @@ func (fs *FS) giveBack(in *inode, idle time.Duration) (blocks uint64) {
 	// What is dirty needs mappings to be written, which are of whole runs and in the
 	// cache then. So the second time there is nothing dirty.
 	for range 2 {
-		if in.aheadBlocks == 0 || in.unseen {
+		if in.aheadBlocks == 0 || in.stays() {
 			break
 		}
 		n, err := fs.giveBackUnused(in)
@@ -256,7 +259,7 @@ func (fs *FS) giveBackUnused(in *inode) (blocks uint64, err error) {
 	in.mu.Lock()
 	runs := in.idle
 	in.idle = nil
-	if err != nil || in.unseen {
+	if err != nil || in.stays() {
 		return 0, err
 	}
 	for _, run := range runs {
@@ -276,6 +279,9 @@ func (in *inode) lockSoon() bool {
 	}
 	return false
 }
+
+// stays tells whether what is ahead of the writes to an inode cannot be asked back.
+func (in *inode) stays() bool { return in.unseen || in.direct.Load() }
 
 // stop ends all asking, for good.
 func (a *aheads) stop() {

@@ -83,10 +83,16 @@ func (fs *FS) implied(in *inode, blk uint64) (uint64, error) {
 	return at, nil
 }
 
+// want says what blocks are for. Only the first of them are asked for.
+type want struct {
+	asked uint64
+	more  bool // the file goes on growing there
+	must  bool // or data is lost that was accepted: what is kept back will do
+}
+
 // place finds device blocks for the start of a hole, whose blocks are not
-// pending either, and makes them pending. Of what it gets only the first blocks
-// are asked for. more says that the file goes on growing there.
-func (fs *FS) place(in *inode, hole extent.Run, asked uint64, more bool) (extent.Run, error) {
+// pending either, and makes them pending.
+func (fs *FS) place(in *inode, hole extent.Run, w want) (extent.Run, error) {
 	p := extent.Run{Block: hole.Block, Len: hole.Len, State: extent.Unwritten}
 	if fs.geo.ClusterBits > 0 {
 		if in.Flags&disk.FlagExtents == 0 {
@@ -97,9 +103,9 @@ func (fs *FS) place(in *inode, hole extent.Run, asked uint64, more bool) (extent
 			return p, err
 		}
 		if at != 0 {
-			p.Clip(p.Block, min(p.Block+asked, fs.clusterEnd(p.Block+1)))
+			p.Clip(p.Block, min(p.Block+w.asked, fs.clusterEnd(p.Block+1)))
 			p.Start = at
-			return p, fs.reserve(in, p, asked)
+			return p, fs.reserve(in, p, w.asked)
 		}
 		if end := p.End(); end > fs.clusterEnd(p.Block+1) {
 			if at, err = fs.implied(in, end-1); err != nil {
@@ -111,20 +117,20 @@ func (fs *FS) place(in *inode, hole extent.Run, asked uint64, more bool) (extent
 		}
 	}
 	first := fs.clusterStart(p.Block)
-	want, err := fs.afford(in, fs.clusterEnd(p.End())-first, 0)
+	blocks, err := fs.afford(in, fs.clusterEnd(p.End())-first, 0)
 	if err != nil {
 		return p, err
 	}
 	goal, merge := fs.goal(in, first)
-	if asked < hole.Len {
+	if w.asked < hole.Len {
 		// All at once, and more than what is kept behind the last write.
 		in.prealloc.Discard(fs.w.groups)
-		more = false
+		w.more = false
 	}
 	var got balloc.Run
 	err = fs.retryingInside(func() (err error) {
 		got, err = in.prealloc.Reserve(fs.w.groups, balloc.Request{
-			Goal: goal, Merge: merge, Want: uint32(want), Append: more, Root: fs.privileged(&in.Inode),
+			Goal: goal, Merge: merge, Want: uint32(blocks), Append: w.more, Root: fs.privileged(&in.Inode), Pool: w.must,
 		})
 		return err
 	})
@@ -133,7 +139,7 @@ func (fs *FS) place(in *inode, hole extent.Run, asked uint64, more bool) (extent
 	}
 	p.Clip(p.Block, min(p.End(), first+uint64(got.Len)))
 	p.Start = got.Start + p.Block - first
-	return p, fs.reserve(in, p, asked)
+	return p, fs.reserve(in, p, w.asked)
 }
 
 // ownClusters is the device blocks of the clusters of a run in which no other

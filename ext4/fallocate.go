@@ -197,7 +197,7 @@ func (fs *FS) settleEdges(in *inode, lo, hi uint64) error {
 // allocUnwritten backs the start of a hole with unwritten blocks, and tells with
 // how many.
 func (fs *FS) allocUnwritten(in *inode, hole extent.Run) (uint64, error) {
-	run, err := fs.place(in, hole, hole.Len, false)
+	run, err := fs.place(in, hole, want{asked: hole.Len})
 	if err != nil {
 		return 0, err
 	}

@@ -245,7 +245,7 @@ func (fs *FS) outOfLine(in *inode) error {
 	var run extent.Run
 	credits, revokes := 1, 0
 	if len(data) > 0 {
-		if run, err = fs.place(in, extent.Run{Len: 1}, 1, false); err != nil {
+		if run, err = fs.place(in, extent.Run{Len: 1}, want{asked: 1}); err != nil {
 			in.Block, in.Flags = block, flags
 			return err
 		}

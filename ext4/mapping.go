@@ -35,7 +35,7 @@ func (m limitedMapper) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping
 }
 
 func (fs *FS) beginAs(ino Ino, off, n uint64, op iomap.Op, limited bool) (iomap.Mapping, error) {
-	in, unlock, err := fs.lockToMap(ino, op)
+	in, unlock, err := fs.lockToMap(ino, op, false)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
@@ -43,8 +43,9 @@ func (fs *FS) beginAs(ino Ino, off, n uint64, op iomap.Op, limited bool) (iomap.
 	return fs.mapFor(in, off, n, op, limited)
 }
 
-// lockToMap returns an inode locked as an operation on its mappings needs it.
-func (fs *FS) lockToMap(ino Ino, op iomap.Op) (in *inode, unlock func(), err error) {
+// lockToMap returns an inode locked as an operation on its mappings needs it, or
+// locked for itself alone.
+func (fs *FS) lockToMap(ino Ino, op iomap.Op, alone bool) (in *inode, unlock func(), err error) {
 	try := op&iomap.NoWait != 0
 	if op.Stores() {
 		if in, err = fs.wlockIf(ino, try); err != nil {
@@ -55,7 +56,7 @@ func (fs *FS) lockToMap(ino Ino, op iomap.Op) (in *inode, unlock func(), err err
 	if in, err = fs.rlockIf(ino, try); err != nil {
 		return nil, nil, err
 	}
-	if len(in.pending) == 0 || op&iomap.Report != 0 {
+	if !alone && (len(in.pending) == 0 || op&iomap.Report != 0) {
 		return in, in.runlock, nil
 	}
 	// Handing out what is pending changes the inode, if not its map.

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -52,14 +53,20 @@ func (fs *FS) Mappable(ino Ino) (reason string) {
 //   - [iomap.OverwriteOnly] fails with EAGAIN where there is no data to overwrite.
 func (fs *FS) MapOutside(ino Ino, off, n uint64, op iomap.Op, limited bool) (m iomap.Mapping, kept bool, err error) {
 	err = fs.retryingFor(ino, func() (err error) {
-		m, kept, err = fs.mapOutside(ino, off, n, op, limited)
+		m, kept, err = fs.mapOutside(ino, off, n, op, limited, false)
+		if err == errAlone {
+			m, kept, err = fs.mapOutside(ino, off, n, op, limited, true)
+		}
 		return err
 	})
 	return m, kept, err
 }
 
-func (fs *FS) mapOutside(ino Ino, off, n uint64, op iomap.Op, limited bool) (m iomap.Mapping, kept bool, err error) {
-	in, unlock, err := fs.lockToMap(ino, op)
+// errAlone says that an inode must be locked for itself alone, to promise what is handed out of it.
+var errAlone = errors.New("to be locked alone")
+
+func (fs *FS) mapOutside(ino Ino, off, n uint64, op iomap.Op, limited, alone bool) (m iomap.Mapping, kept bool, err error) {
+	in, unlock, err := fs.lockToMap(ino, op, alone)
 	if err != nil {
 		return m, false, err
 	}
@@ -83,8 +90,16 @@ func (fs *FS) mapOutside(ino Ino, off, n uint64, op iomap.Op, limited bool) (m i
 			return m, false, err
 		}
 	}
+	keeps := fs.keeps(in, op)
+	if keeps && m.Type == iomap.Unwritten && !op.Stores() && fs.w != nil {
+		// What writes there later does not ask.
+		if !alone {
+			return m, false, errAlone
+		}
+		keeps = fs.promiseReader(in, extent.Run{Block: off >> fs.geo.BlockBits, Len: m.Length >> fs.geo.BlockBits}) == nil
+	}
 	fs.adapt(in, &m, off, n, op)
-	kept = fs.keep(in, &m, off, n, op)
+	kept = keeps && fs.keep(in, &m, off, n, op)
 	if fs.pendingAt(in, off>>fs.geo.BlockBits).State != extent.Hole && op&iomap.Report == 0 {
 		// A use of it that the cache does not know of cannot be waited for.
 		in.unseen = in.unseen || op.Stores() && (!kept || op&iomap.Direct != 0)
@@ -163,12 +178,14 @@ func (fs *FS) refuseSwap(in *inode, m *iomap.Mapping, off uint64) error {
 // cache.
 const keptRuns = 4
 
+// keeps tells whether the mapping that an operation gets may be handed out to be kept.
+func (fs *FS) keeps(in *inode, op iomap.Op) bool {
+	return fs.outside != nil && !in.inline() && !in.mayInline && op&(iomap.Report|iomap.SwapFile|iomap.Atomic) == 0 && fs.mayHandOut(in.ino)
+}
+
 // keep hands a mapping out, and the next ones as far as the operation goes and there are not many. It tells
 // whether the cache has the first one now.
 func (fs *FS) keep(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) bool {
-	if fs.outside == nil || in.inline() || in.mayInline || op&(iomap.Report|iomap.SwapFile|iomap.Atomic) != 0 || !fs.mayHandOut(in.ino) {
-		return false
-	}
 	if err := fs.outside.Store(in.ino, *m); err != nil {
 		return false
 	}
@@ -179,7 +196,7 @@ func (fs *FS) keep(in *inode, m *iomap.Mapping, off, n uint64, op iomap.Op) bool
 			break
 		}
 		var err error
-		if next, err = fs.mapping(in, pos); err != nil || op.Stores() && next.Type != iomap.Mapped {
+		if next, err = fs.mapping(in, pos); err != nil || op.Stores() && next.Type != iomap.Mapped || next.Type == iomap.Unwritten {
 			break
 		}
 		fs.adapt(in, &next, pos, off+n-pos, op)
@@ -213,6 +230,16 @@ func (fs *FS) IOEndOutside(ino Ino, off, n uint64, ioerr syscall.Errno) (size ui
 	return size, err
 }
 
+// DirectOutside says that whoever moves data has written to a file past its page
+// cache, or is going to. Of that the engine may be told only when it is over, so
+// from then on no block that such a write could use is asked back.
+func (fs *FS) DirectOutside(ino Ino) {
+	if in := fs.nodes.Get(uint64(ino)); in != nil {
+		in.direct.Store(true)
+		in.put()
+	}
+}
+
 // ForgetOutside says that whoever moves data has let go of an inode: what is reserved for it and not
 // written by now will not be. It does nothing while somebody holds the inode.
 func (fs *FS) ForgetOutside(ino Ino) {
@@ -238,7 +265,8 @@ func (fs *FS) ForgetOutside(ino Ino) {
 
 // letGo gives back all that is reserved for an inode.
 func (fs *FS) letGo(in *inode) {
-	in.promise.unwritten = 0
+	in.promise.unwritten, in.promise.splits = 0, 0
+	in.direct.Store(false)
 	fs.dropPending(in, 0, extent.MaxBlocks)
 	in.prealloc.Discard(fs.w.groups)
 }

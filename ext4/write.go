@@ -46,7 +46,8 @@ func (fs *FS) beginWrite(in *inode, off, n uint64, op iomap.Op) (iomap.Mapping, 
 	asked := min(run.Len, end-blk, extentMax)
 	ahead := fs.ahead(in, run, asked, op)
 	run.Clip(blk, blk+asked+ahead)
-	p, err := fs.place(in, run, asked, off+n > in.size && end<<fs.geo.BlockBits >= in.size)
+	w := want{asked: asked, more: off+n > in.size && end<<fs.geo.BlockBits >= in.size, must: op&iomap.Writeback != 0}
+	p, err := fs.place(in, run, w)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
@@ -64,7 +65,7 @@ func (fs *FS) handOut(in *inode, run extent.Run, lo, hi uint64) error {
 		return nil
 	}
 	if firstPending(in.pending, lo, lo+1).State == extent.Hole {
-		return fs.promiseUnwritten(in)
+		return fs.promiseUnwritten(in, run)
 	}
 	fs.askPending(in, lo, min(hi, run.End()))
 	return nil
@@ -109,8 +110,6 @@ func (fs *FS) ioEnd(ino Ino, off, n uint64, missing func(blk uint64) error) (siz
 	switch {
 	case !in.IsReg():
 		return 0, syscall.EINVAL
-	case end > fs.maxSize(in): // where nothing was mapped
-		return in.size, syscall.EFBIG
 	case in.inline():
 		return in.size, nil // whose data is where its size is
 	}
@@ -159,9 +158,13 @@ func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
 	if mapped.State != extent.Unwritten {
 		credits, revokes := fs.creditsClaim(in, run)
 		return fs.transact(credits, revokes, func(tx *journal.Handle) error {
-			return errors.Join(fs.claim(tx, in, run, extent.Written), done(tx, run.End()))
+			if err := fs.claim(tx, in, run, extent.Written); err != nil {
+				return err
+			}
+			return done(tx, run.End())
 		})
 	}
+	nodes := in.promise.nodes
 	for lo := run.Block; lo < run.End(); {
 		credits, revokes := fs.creditsEdit(m.ConvertCredits())
 		err := fs.transact(credits+1, revokes, func(tx *journal.Handle) (err error) {
@@ -174,6 +177,9 @@ func (fs *FS) commitWritten(in *inode, run extent.Run, end uint64) error {
 		if err != nil {
 			return err
 		}
+	}
+	if in.promise.nodes < nodes {
+		fs.promiseAgain(in)
 	}
 	return nil
 }
