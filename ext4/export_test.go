@@ -43,3 +43,23 @@ func (fs *FS) Lock(ino Ino) (unlock func()) {
 		in.put()
 	}
 }
+
+// BreakPromise takes back the nodes that are promised for the map of a file.
+func (fs *FS) BreakPromise(ino Ino) {
+	in, err := fs.wlock(ino)
+	if err != nil {
+		return
+	}
+	defer in.wunlock()
+	fs.w.groups.ReturnSpace(in.promise.nodes << fs.geo.ClusterBits)
+	in.promise.nodes = 0
+}
+
+// TakeSpace takes all space that is left, with what is kept back for root and for metadata.
+func (fs *FS) TakeSpace() (giveBack func()) {
+	n := uint32(0)
+	for fs.w.groups.ReserveSpace(1<<fs.geo.ClusterBits, true, true) == nil {
+		n += 1 << fs.geo.ClusterBits
+	}
+	return func() { fs.w.groups.ReturnSpace(n) }
+}

@@ -110,6 +110,8 @@ func (fs *FS) ioEnd(ino Ino, off, n uint64, missing func(blk uint64) error) (siz
 	switch {
 	case !in.IsReg():
 		return 0, syscall.EINVAL
+	case end > fs.maxSize(in): // where nothing was mapped
+		return in.size, syscall.EFBIG
 	case in.inline():
 		return in.size, nil // whose data is where its size is
 	}

@@ -26,6 +26,7 @@ type stuck struct {
 	through []string // operations, in the order of their ends
 	threads map[int]bool
 	refuse  bool // IOMAP_CONFIG fails
+	astray  bool // IOEND is handled by a thread that nobody has prepared for it
 }
 
 func newStuck() *stuck {
@@ -72,6 +73,14 @@ func (s *stuck) IomapBegin(r *fuse.Request, in *fuse.IomapBeginIn, out *fuse.Iom
 
 func (s *stuck) IomapIoend(r *fuse.Request, in *fuse.IomapIoendIn, out *fuse.IomapIoendOut) syscall.Errno {
 	out.Newsize = in.Pos + in.Written
+	if s.astray {
+		errno := make(chan syscall.Errno)
+		go func() {
+			runtime.LockOSThread() // for good, so it is not a reader's
+			errno <- s.end(r)
+		}()
+		return <-errno
+	}
 	return s.end(r)
 }
 
@@ -89,6 +98,13 @@ func (s *stuck) Destroy() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.through = append(s.through, "DESTROY")
+}
+
+// destroyedLast tells whether nothing was still under way when Destroy was called.
+func (s *stuck) destroyedLast() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Index(s.through, "DESTROY") == len(s.through)-1
 }
 
 // TestIomapIoendFindsReader: however many operations wait, and whatever they are, what others wait for in
@@ -228,6 +244,23 @@ func startStuck(t *testing.T, ops *stuck, readers int) *fusetest.Kernel {
 	return k
 }
 
+// TestIomapDestroyTooEarly: a server that ends beside others, as with any operation, is not the last. It is the other
+// side of TestIomapDestroyIsLast.
+func TestIomapDestroyTooEarly(t *testing.T) {
+	ops := newStuck()
+	k := startStuck(t, ops, 3)
+	release := k.Post(fuse.OpRelease, 5, fusetest.Bytes(&fuse.ReleaseIn{}))
+	<-ops.entered
+	ops.Destroy()
+	close(ops.free)
+	if err := release.Wait().Err(); err != nil {
+		t.Error(err)
+	}
+	if ops.destroyedLast() {
+		t.Errorf("RELEASE behind the end is not noticed: %v", ops.through)
+	}
+}
+
 // TestIomapDestroyIsLast: what was sent before DESTROY is through before Destroy is called, even if it had
 // not begun, and what comes beside it is answered though there is only one reader.
 func TestIomapDestroyIsLast(t *testing.T) {
@@ -266,7 +299,7 @@ func TestIomapDestroyIsLast(t *testing.T) {
 			if err := k.Unmount(); err != nil {
 				t.Error(err)
 			}
-			if n := slices.Index(ops.through, "DESTROY"); n != len(ops.through)-1 || n != len(calls)+2 {
+			if !ops.destroyedLast() || len(ops.through) != len(calls)+3 {
 				t.Errorf("DESTROY is not the last: %v", ops.through)
 			}
 		})
@@ -346,8 +379,12 @@ func TestIomapConfigIsFirst(t *testing.T) {
 // TestIomapThreads: each thread that handles requests has asked that memory reclaim keep out, once; a
 // kernel that refuses is lived with, and complained of once.
 func TestIomapThreads(t *testing.T) {
-	for _, errno := range []syscall.Errno{0, syscall.EPERM} {
-		t.Run(errno.Error(), func(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		errno  syscall.Errno
+		astray bool // an operation goes to another thread, which is to be noticed
+	}{{"asked", 0, false}, {"refused", syscall.EPERM, false}, {"astray", 0, true}} {
+		t.Run(c.name, func(t *testing.T) {
 			var mu sync.Mutex
 			asked := map[int]int{}
 			cfg := iomapConfig()
@@ -359,9 +396,10 @@ func TestIomapThreads(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				asked[unix.Gettid()]++
-				return 0, errno
+				return 0, c.errno
 			}
 			ops := newStuck()
+			ops.astray = c.astray
 			k := fusetest.Start(t, ops, cfg)
 			configure(t, k)
 			for range 5 {
@@ -389,10 +427,14 @@ func TestIomapThreads(t *testing.T) {
 					t.Errorf("thread %d asked %d times", thread, n)
 				}
 			}
+			var astray []int
 			for thread := range ops.threads {
 				if asked[thread] == 0 {
-					t.Errorf("thread %d handles requests and has not asked", thread)
+					astray = append(astray, thread)
 				}
+			}
+			if c.astray != (len(astray) > 0) {
+				t.Errorf("threads %v handle requests and have not asked", astray)
 			}
 		})
 	}

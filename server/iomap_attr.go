@@ -69,28 +69,9 @@ func (o *outside) setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut
 			return o.errno(r, err)
 		}
 	}
-	a := ext4.Attr{Verbatim: true, Limited: limited(r)}
-	mode := in.Mode & 0o7777
-	atime, mtime, ctime, now := in.AtimeTime(), in.MtimeTime(), in.CtimeTime(), o.fs.Now()
-	change := false
-	for _, f := range [...]struct {
-		bit   fuse.SetattrValid
-		apply func()
-	}{
-		{fuse.SetattrMode, func() { a.Mode = &mode }},
-		{fuse.SetattrUID, func() { a.UID = &in.UID }},
-		{fuse.SetattrGID, func() { a.GID = &in.GID }},
-		{fuse.SetattrAtime, func() { a.Atime = &atime }},
-		{fuse.SetattrMtime, func() { a.Mtime = &mtime }},
-		{fuse.SetattrCtime, func() { a.Ctime = &ctime }},
-		{fuse.SetattrAtimeNow, func() { a.Atime = &now }},
-		{fuse.SetattrMtimeNow, func() { a.Mtime = &now }},
-	} {
-		if in.Valid&f.bit != 0 {
-			f.apply()
-			change = true
-		}
-	}
+	now := o.fs.Now()
+	a, change := attrOf(r, in, now)
+	a.Verbatim = true
 	// Of a file whose data comes by the server the kernel leaves it to us.
 	if in.Valid&fuse.SetattrKillSuidgid != 0 && o.moved(r.NodeID) == nil {
 		if err := o.killPriv(r, ino, true); err != nil {

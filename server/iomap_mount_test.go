@@ -299,6 +299,39 @@ func TestModelReadOnly(t *testing.T) {
 	})
 }
 
+// TestModelFlags: flags come by either ioctl, to the disk and to the kernel, which keeps to them.
+func TestModelFlags(t *testing.T) {
+	generations(t, func(t *testing.T, g vfs.Generation) {
+		m := mountModel(t, g, func(fs *ext4.FS) { file(t, fs, "f", xs(100), 100) })
+		f := m.open(t, "f", syscall.O_RDWR)
+		defer f.Close()
+		const immutable, nodump, dax = 0x8, 0x80, 0x8000 // as struct fsxattr has them
+		if err := f.SetFsxattr(vfs.Fsxattr{Xflags: dax}); !errors.Is(err, syscall.EOPNOTSUPP) {
+			t.Errorf("the flag by which data would go another way: %v", err)
+		}
+		if err := f.SetFsxattr(vfs.Fsxattr{Xflags: immutable | nodump}); err != nil {
+			t.Fatal(err)
+		}
+		if x, err := f.Fsxattr(); err != nil || x.Xflags != immutable|nodump {
+			t.Errorf("%+v, %v", x, err)
+		}
+		flags, err := f.Flags()
+		if want := uint32(ext4.FlagImmutable | ext4.FlagNodump); err != nil || flags&want != want {
+			t.Errorf("flags %#x, want %#x; %v", flags, want, err)
+		}
+		if g, err := m.Open("f", syscall.O_RDWR, 0); !errors.Is(err, syscall.EPERM) {
+			t.Errorf("an immutable file is opened for writing: %v, %v", g, err)
+		}
+		if err := f.SetFlags(flags &^ ext4.FlagImmutable); err != nil {
+			t.Fatal(err)
+		}
+		if x, err := f.Fsxattr(); err != nil || x.Xflags != nodump {
+			t.Errorf("%+v, %v", x, err)
+		}
+		m.open(t, "f", syscall.O_RDWR).Close()
+	})
+}
+
 // TestModelSwap: the blocks of swap space stay.
 func TestModelSwap(t *testing.T) {
 	generations(t, func(t *testing.T, g vfs.Generation) {

@@ -22,7 +22,7 @@ import (
 type mounted struct {
 	*vfs.FS
 	fs       *ext4.FS
-	dev      *blocktest.Mem
+	dev      blockdev.Device
 	path     string
 	contents []func() // to be looked at when it is unmounted
 }
@@ -35,8 +35,11 @@ type modelConfig struct {
 	prepare func(*ext4.FS) // makes files
 	open    ext4.Options   // for mounting it
 	options func(*server.Options)
-	data    func(blockdev.Device) blockdev.Device           // what the kernel sees of the device
-	wrap    func(*mounted, fuse.Operations) fuse.Operations // what it sees of the server
+	device  func(*blocktest.Mem) blockdev.Device            // what it is on, instead
+	data    func(blockdev.Device) blockdev.Device           // what the kernel sees of that
+	engine  func(blockdev.Device) blockdev.Device           // what the engine does
+	wrap    func(*mounted, fuse.Operations) fuse.Operations // what the kernel sees of the server
+	tb      testing.TB                                      // who is told of what the server does wrong, instead of the test
 	lenient bool                                            // the check of the image is left to the test
 }
 
@@ -54,12 +57,12 @@ func mountModelWith(t *testing.T, c modelConfig) *mounted {
 		c.size = 64 << 20
 	}
 	m := &mounted{path: e2test.Image(t, c.size, c.mke2fs...)}
-	var err error
-	if m.dev, err = blocktest.LoadMem(m.path); err != nil {
+	mem, err := blocktest.LoadMem(m.path)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if c.prepare != nil {
-		fs, err := ext4.Open(m.dev, ext4.Options{})
+		fs, err := ext4.Open(mem, ext4.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +71,15 @@ func mountModelWith(t *testing.T, c modelConfig) *mounted {
 			t.Fatal(err)
 		}
 	}
-	if m.fs, err = ext4.Open(m.dev, c.open); err != nil {
+	m.dev = mem
+	if c.device != nil {
+		m.dev = c.device(mem)
+	}
+	meta := m.dev
+	if c.engine != nil {
+		meta = c.engine(m.dev)
+	}
+	if m.fs, err = ext4.Open(meta, c.open); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -100,7 +111,10 @@ func mountModelWith(t *testing.T, c modelConfig) *mounted {
 	if c.wrap != nil {
 		ops = c.wrap(m, s)
 	}
-	m.FS = vfs.Mount(t, ops, c.Config)
+	if c.tb == nil {
+		c.tb = t
+	}
+	m.FS = vfs.Mount(c.tb, ops, c.Config)
 	return m
 }
 

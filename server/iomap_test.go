@@ -56,7 +56,8 @@ type bareConfig struct {
 	debugfs []string
 	options func(*server.Options)
 	kernel  func(*fusetest.Config)
-	ioctl   func(cmd uint32) syscall.Errno // fails an ioctl
+	wrap    func(fuse.Operations) fuse.Operations // what the kernel sees of the server
+	ioctl   func(cmd uint32) syscall.Errno        // fails an ioctl
 	uid     uint32
 	early   bool // leaves CONFIG to the test
 }
@@ -131,7 +132,11 @@ func connectBare(t *testing.T, c bareConfig) (*bare, error) {
 	if c.kernel != nil {
 		c.kernel(&k)
 	}
-	if b.Kernel, err = fusetest.Connect(b.srv, k); err != nil {
+	var ops fuse.Operations = b.srv
+	if c.wrap != nil {
+		ops = c.wrap(ops)
+	}
+	if b.Kernel, err = fusetest.Connect(ops, k); err != nil {
 		return b, err
 	}
 	t.Cleanup(func() { b.Unmount() })

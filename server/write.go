@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"syscall"
+	"time"
 
 	"ext4box/ext4"
 	"ext4box/fuse"
@@ -22,25 +23,7 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 			return s.errno(r, err)
 		}
 	}
-	a := ext4.Attr{Limited: limited(r)}
-	change := false
-	set := func(bit fuse.SetattrValid, apply func()) {
-		if in.Valid&bit != 0 {
-			apply()
-			change = true
-		}
-	}
-	mode := in.Mode & 0o7777
-	set(fuse.SetattrMode, func() { a.Mode = &mode })
-	set(fuse.SetattrUID, func() { a.UID = &in.UID })
-	set(fuse.SetattrGID, func() { a.GID = &in.GID })
-	atime, mtime, ctime := in.AtimeTime(), in.MtimeTime(), in.CtimeTime()
-	now := s.fs.Now()
-	set(fuse.SetattrAtime, func() { a.Atime = &atime })
-	set(fuse.SetattrMtime, func() { a.Mtime = &mtime })
-	set(fuse.SetattrCtime, func() { a.Ctime = &ctime })
-	set(fuse.SetattrAtimeNow, func() { a.Atime = &now })
-	set(fuse.SetattrMtimeNow, func() { a.Mtime = &now })
+	a, change := attrOf(r, in, s.fs.Now())
 	a.Touch = in.Valid&fuse.SetattrAtimeNow != 0
 	// So, if not only so, comes what the kernel keeps of data that it writes back.
 	a.WrittenBack = in.Valid&(fuse.SetattrAtime|fuse.SetattrMtimeNow) == 0
@@ -60,6 +43,32 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 		return errno
 	}
 	return s.Getattr(r, nil, out)
+}
+
+// attrOf is what a request says of attributes other than the size, and whether that is anything.
+func attrOf(r *fuse.Request, in *fuse.SetattrIn, now time.Time) (a ext4.Attr, any bool) {
+	a.Limited = limited(r)
+	mode := in.Mode & 0o7777
+	atime, mtime, ctime := in.AtimeTime(), in.MtimeTime(), in.CtimeTime()
+	for _, f := range [...]struct {
+		bit   fuse.SetattrValid
+		apply func()
+	}{
+		{fuse.SetattrMode, func() { a.Mode = &mode }},
+		{fuse.SetattrUID, func() { a.UID = &in.UID }},
+		{fuse.SetattrGID, func() { a.GID = &in.GID }},
+		{fuse.SetattrAtime, func() { a.Atime = &atime }},
+		{fuse.SetattrMtime, func() { a.Mtime = &mtime }},
+		{fuse.SetattrCtime, func() { a.Ctime = &ctime }},
+		{fuse.SetattrAtimeNow, func() { a.Atime = &now }},
+		{fuse.SetattrMtimeNow, func() { a.Mtime = &now }},
+	} {
+		if in.Valid&f.bit != 0 {
+			f.apply()
+			any = true
+		}
+	}
+	return a, any
 }
 
 // Symlink, Mknod and Mkdir make inodes.

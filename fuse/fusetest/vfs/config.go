@@ -47,6 +47,10 @@ type Config struct {
 	UID, GID uint32
 	// Now is the coarse clock of the kernel. Default: the machine's.
 	Now func() time.Time
+	// Tamper, if not nil, sees what the server says before the kernel does, and may change it: so a test can build
+	// mistakes in, and look who finds them. A notification or an ioctl for which it returns false succeeds
+	// without any effect.
+	Tamper func(m *Message) bool
 	// Expect lists parts of messages about violations that do not fail the test; see FS.Expect.
 	Expect []string
 }
@@ -55,7 +59,7 @@ func (c Config) withDefaults() Config {
 	if c.Flags == 0 {
 		c.Flags = allFlags
 	}
-	if c.NoIomap || c.Classic {
+	if c.NoIomap { // a classic kernel has something else in that bit
 		c.Flags &^= fuse.InitIomap
 	}
 	if c.RootNodeID == 0 {

@@ -30,6 +30,9 @@ func (fs *FS) backing(id uint32) *backing {
 
 // ioctl serves those of /dev/fuse.
 func (fs *FS) ioctl(cmd uint32, arg []byte) (int, syscall.Errno) {
+	if !fs.tamper(&Message{Ioctl: cmd, Payload: arg}) {
+		return 0, 0
+	}
 	switch cmd {
 	case fuse.DevIocBackingOpen:
 		m := decode[fuse.BackingMap](arg)

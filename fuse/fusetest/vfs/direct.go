@@ -21,7 +21,7 @@ func (f *File) readDirect(p []byte, pos uint64, flags RWFlags) (int, syscall.Err
 		if f.open&fuse.OpenDirectIO != 0 {
 			return 0, syscall.EIO
 		}
-		return f.readBuffered(p, pos, flags)
+		return f.readBuffered(p, pos)
 	}
 	in.invalidateAttr()
 	return n, errno

@@ -14,8 +14,8 @@
 // posting, and Later, the state of the implementation after it. Where the two differ in what they
 // accept, each does what it does, and what either refuses is a violation there.
 //
-//   - Names (path.go, namespace.go, open.go, dir.go): lookups with cached names, and permissions,
-//     ACLs and attributes (perm.go, acl.go, attr.go, xattr.go) as a kernel checks and sends them.
+//   - Names (path.go, namespace.go, rename.go, open.go, dir.go): lookups with cached names, and permissions,
+//     ACLs and attributes (perm.go, acl.go, attr.go, setattr.go, xattr.go) as a kernel checks and sends them.
 //   - Inodes (inode.go): one for each nodeid, attribute flags taken at instantiation only, lookup counts, FORGET at
 //     eviction. Two nodeids with one inode number, and numbers that change, are violations.
 //   - Mappings (mapping.go, validate.go): the cache with two forks, its sequence number, its limit,
@@ -32,7 +32,8 @@
 // Beside what the kernel refuses, what it swallows with loss of data counts as a violation too: a
 // hole in answer to WRITEBACK, a hole as the target of a write, RETRY_CACHE without end, blocks that two
 // files have at the same time, a reply to SETATTR that has not what was set, ATOMIC_O_TRUNC from a
-// server that does not want to see OPEN.
+// server that does not want to see OPEN. Config.Tamper changes what a server says on its way, so that a
+// test can make sure that a mistake would be found.
 //
 // # Locks
 //

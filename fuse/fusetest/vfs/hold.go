@@ -84,16 +84,6 @@ func (h *Held) Wait() *Event {
 	return h.event
 }
 
-// Caught tells whether an event was caught, without waiting.
-func (h *Held) Caught() bool {
-	select {
-	case <-h.caught:
-		return true
-	default:
-		return false
-	}
-}
-
 // Release lets the event happen. Before one was caught, it takes the trap away.
 func (h *Held) Release() { h.once.Do(func() { close(h.release) }) }
 

@@ -25,10 +25,10 @@ func (in *inode) mapAt(c caller, pos, count uint64, op iomap.Op) (found, syscall
 		if out.Read.Type == fuse.IomapRetryCache || out.Write.Type == fuse.IomapRetryCache {
 			continue
 		}
-		target := newMapping(out.Read, alwaysValid)
+		target := newMapping(out.Read)
 		f := found{target, target}
 		if isFileWrite(op) && out.Write.Type != fuse.IomapPureOverwrite {
-			f.target = newMapping(out.Write, alwaysValid)
+			f.target = newMapping(out.Write)
 		}
 		in.use(pos, count, op)
 		return f, 0

@@ -28,8 +28,9 @@ type mapping struct {
 	cookie         uint64
 }
 
-func newMapping(io fuse.IomapIO, cookie uint64) mapping {
-	return mapping{io.Offset, io.Length, io.Addr, io.Type, io.Flags, io.Dev, cookie}
+// newMapping is a mapping as the server tells it, which has no cookie yet.
+func newMapping(io fuse.IomapIO) mapping {
+	return mapping{io.Offset, io.Length, io.Addr, io.Type, io.Flags, io.Dev, alwaysValid}
 }
 
 // wire is the mapping as END tells it.
@@ -152,7 +153,7 @@ func (c *mappingCache) upsert(read, write fuse.IomapIO, limit uint32) {
 	room := max(1, int(limit/mappingSize))
 	if read.Type != fuse.IomapNoCache {
 		c.seq++
-		c.read.insert(newMapping(read, 0), room)
+		c.read.insert(newMapping(read), room)
 	}
 	switch {
 	case write.Type == fuse.IomapNoCache:
@@ -160,7 +161,7 @@ func (c *mappingCache) upsert(read, write fuse.IomapIO, limit uint32) {
 	default:
 		c.seq++
 		c.hasCOW = true
-		c.write.insert(newMapping(write, 0), room)
+		c.write.insert(newMapping(write), room)
 	}
 }
 

@@ -114,10 +114,16 @@ func (fs *FS) start() error {
 	if err := fs.k.Init(); err != nil {
 		return err
 	}
-	fs.init, fs.flags = fs.k.Protocol, fs.k.Protocol.InitFlags()
+	fs.init = fs.k.Protocol
+	fs.tamper(&Message{Op: fuse.OpInit, Payload: structure(&fs.init)})
+	fs.flags = fs.init.InitFlags()
 	fs.blocksize, fs.maxbytes, fs.timeGran = uint64(fs.cfg.PageSize), uint64(fs.cfg.Maxbytes), max(fs.init.TimeGran, 1)
 	fs.cacheLimit.Store(fs.cfg.CacheLimit)
-	if fs.flags&fuse.InitIomap == 0 || fs.cfg.Classic {
+	if fs.cfg.Classic && fs.flags&fuse.InitIomap != 0 {
+		fs.violate("INIT: bit 43 comes back, which is another feature in 7.%d", fuse.MaxMinor)
+		fs.flags &^= fuse.InitIomap
+	}
+	if fs.flags&fuse.InitIomap == 0 {
 		return nil
 	}
 	switch {

@@ -24,6 +24,9 @@ func (fs *FS) notified(code int32, b []byte) syscall.Errno {
 	line := fs.trace.notified(code, describeNotification(code, b))
 	e := &Event{Stage: Notified, Code: code, NodeID: notifiedNode(code, b)}
 	fs.hold(e, nil)
+	if !fs.tamper(&Message{Code: code, NodeID: e.NodeID, Payload: b}) {
+		return 0
+	}
 	errno := fs.carryOut(code, b)
 	fs.trace.end(line, errno, "")
 	return errno

@@ -275,7 +275,3 @@ func (fs *FS) hostNode(in *inode) (string, syscall.Errno) {
 	}
 	return node, 0
 }
-
-// Host is the file of the machine behind an open device or pipe, nil for others. Its data is nothing
-// that the filesystem knows of.
-func (f *File) Host() *os.File { return f.host }

@@ -45,7 +45,7 @@ func (f *File) Preadv2(p []byte, off int64, flags RWFlags) (int, error) {
 	case f.direct():
 		n, errno = f.readDirect(p, uint64(off), flags)
 	default:
-		n, errno = f.readBuffered(p, uint64(off), flags)
+		n, errno = f.readBuffered(p, uint64(off))
 	}
 	f.in.accessed()
 	if errno == 0 && n < len(p) {
@@ -67,7 +67,7 @@ func noWait(flags RWFlags) iomap.Op {
 }
 
 // readBuffered reads through the page cache.
-func (f *File) readBuffered(p []byte, pos uint64, flags RWFlags) (int, syscall.Errno) {
+func (f *File) readBuffered(p []byte, pos uint64) (int, syscall.Errno) {
 	in := f.in
 	in.rwsem.RLock()
 	defer in.rwsem.RUnlock()

@@ -6,6 +6,63 @@ import (
 	"ext4box/fuse"
 )
 
+// Truncate is truncate(2).
+func (t *Task) Truncate(path string, size int64) error {
+	if size < 0 {
+		return syscall.EINVAL
+	}
+	in, errno := t.walk(path, follow)
+	if errno != 0 {
+		return errno
+	}
+	defer t.fs.iput(in)
+	switch {
+	case in.typ == syscall.S_IFDIR:
+		return syscall.EISDIR
+	case !in.regular():
+		return syscall.EINVAL
+	}
+	done := t.fs.startWrite()
+	defer done()
+	if errno := t.permission(in, mayWrite); errno != 0 {
+		return errno
+	}
+	if in.isAppendOnly() {
+		return syscall.EPERM
+	}
+	return fail(t.doTruncate(in, &iattr{valid: attrSize, size: uint64(size)}))
+}
+
+// Truncate is ftruncate(2).
+func (f *File) Truncate(size int64) error {
+	switch {
+	case size < 0, !f.in.regular(), !f.writable():
+		return syscall.EINVAL
+	case f.in.isAppendOnly():
+		return syscall.EPERM
+	}
+	t := f.task()
+	done := t.fs.startWrite()
+	defer done()
+	return fail(t.doTruncate(f.in, &iattr{valid: attrSize | attrMtime | attrCtime, size: uint64(size), file: f}))
+}
+
+func (f *File) writable() bool { return f.flags&syscall.O_ACCMODE != syscall.O_RDONLY }
+
+// doTruncate changes the size of a file, which is not locked.
+func (t *Task) doTruncate(in *inode, a *iattr) syscall.Errno {
+	kill, errno := t.privileges(in)
+	if errno != 0 {
+		return errno
+	}
+	if kill != 0 {
+		a.valid |= kill | attrForce
+	}
+	in.rwsem.Lock()
+	defer in.rwsem.Unlock()
+	return t.notifyChange(in, a)
+}
+
 // truncate sets the size by SETATTR, which also carries what else msg says. rwsem and freeze protection are
 // held, and whether the caller may was checked.
 func (in *inode) truncate(c caller, msg *fuse.SetattrIn) syscall.Errno {

@@ -49,8 +49,9 @@ func (fs *FS) send(c caller, op fuse.Opcode, nodeid uint64, body []byte, detache
 	h := (*fuse.InHeader)(unsafe.Pointer(unsafe.SliceData(msg)))
 	h.UID, h.GID, h.PID = c.uid, c.gid, c.pid
 	r := fs.k.GoRaw(unique, msg).Wait()
-	errno := errnoOf(r.Err())
-	payload := r.Payload
+	said := &Message{Op: op, NodeID: nodeid, Request: body, Payload: r.Payload, Errno: errnoOf(r.Err())}
+	fs.tamper(said)
+	payload, errno := said.Payload, said.Errno
 	if want, fixed := replySize[op]; errno == 0 && fixed && len(payload) != want {
 		fs.violate("%v of node %d: a reply of %d bytes, want %d", op, nodeid, len(payload), want)
 		payload, errno = nil, syscall.EIO

@@ -15,16 +15,22 @@ const (
 	maxXattrValue = 64 << 10
 )
 
-// getxattr asks for a value with room for so much, 0 for its size.
-func (in *inode) getxattr(c caller, name string, room int) ([]byte, syscall.Errno) {
-	if in.fs.unsupported(fuse.OpGetxattr) {
+// xattrRequest sends a request about attributes. A server that does not know it is not asked again.
+func (in *inode) xattrRequest(c caller, op fuse.Opcode, parts ...[]byte) ([]byte, syscall.Errno) {
+	if in.fs.unsupported(op) {
 		return nil, syscall.EOPNOTSUPP
 	}
-	payload, errno := in.fs.request(c, fuse.OpGetxattr, in.nodeid, structure(&[2]uint32{uint32(room)}), cstr(name))
+	payload, errno := in.fs.request(c, op, in.nodeid, parts...)
 	if errno == syscall.ENOSYS {
-		in.fs.without(fuse.OpGetxattr)
+		in.fs.without(op)
 		errno = syscall.EOPNOTSUPP
 	}
+	return payload, errno
+}
+
+// getxattr asks for a value with room for so much, 0 for its size.
+func (in *inode) getxattr(c caller, name string, room int) ([]byte, syscall.Errno) {
+	payload, errno := in.xattrRequest(c, fuse.OpGetxattr, structure(&[2]uint32{uint32(room)}), cstr(name))
 	if errno == 0 && len(payload) > max(room, 8) {
 		in.fs.violate("GETXATTR of node %d: %d bytes for room of %d", in.nodeid, len(payload), room)
 		return nil, syscall.EIO
@@ -33,19 +39,12 @@ func (in *inode) getxattr(c caller, name string, room int) ([]byte, syscall.Errn
 }
 
 func (in *inode) setxattr(c caller, name string, value []byte, flags int, more fuse.SetxattrFlags) syscall.Errno {
-	if in.fs.unsupported(fuse.OpSetxattr) {
-		return syscall.EOPNOTSUPP
-	}
 	s := fuse.SetxattrIn{Size: uint32(len(value)), Flags: uint32(flags), SetxattrFlags: more}
 	head := structure(&s)
 	if in.fs.flags&fuse.InitSetxattrExt == 0 {
 		head = head[:8]
 	}
-	_, errno := in.fs.request(c, fuse.OpSetxattr, in.nodeid, head, cstr(name), value)
-	if errno == syscall.ENOSYS {
-		in.fs.without(fuse.OpSetxattr)
-		errno = syscall.EOPNOTSUPP
-	}
+	_, errno := in.xattrRequest(c, fuse.OpSetxattr, head, cstr(name), value)
 	if errno == 0 {
 		in.changedXattr()
 	}
@@ -53,14 +52,7 @@ func (in *inode) setxattr(c caller, name string, value []byte, flags int, more f
 }
 
 func (in *inode) removexattr(c caller, name string) syscall.Errno {
-	if in.fs.unsupported(fuse.OpRemovexattr) {
-		return syscall.EOPNOTSUPP
-	}
-	_, errno := in.fs.request(c, fuse.OpRemovexattr, in.nodeid, cstr(name))
-	if errno == syscall.ENOSYS {
-		in.fs.without(fuse.OpRemovexattr)
-		errno = syscall.EOPNOTSUPP
-	}
+	_, errno := in.xattrRequest(c, fuse.OpRemovexattr, cstr(name))
 	if errno == 0 {
 		in.changedXattr()
 	}
