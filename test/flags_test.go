@@ -284,13 +284,18 @@ func removeAll(fs posixfs.FS, dir string) error {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	for _, e := range list {
-		path := dir + "/" + e.Name
-		switch {
-		case e.Name == "." || e.Name == "..":
+		if e.Name == "." || e.Name == ".." {
 			continue
-		case e.Type == unix.DT_DIR:
+		}
+		path := dir + "/" + e.Name
+		st, err := fs.Statx(path, unix.STATX_TYPE) // not every shape has types in its entries
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
 			err = removeAll(fs, path)
-		case e.Type == unix.DT_REG:
+		case unix.S_IFREG:
 			setFlagsTo(fs, path, 0)
 			fallthrough
 		default:
