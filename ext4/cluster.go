@@ -103,7 +103,8 @@ func (fs *FS) place(in *inode, hole extent.Run, w want) (extent.Run, error) {
 			return p, err
 		}
 		if at != 0 {
-			p.Clip(p.Block, min(p.Block+w.asked, fs.clusterEnd(p.Block+1)))
+			// The cluster is the file's already: what is ahead in it costs nothing.
+			p.Clip(p.Block, min(p.End(), fs.clusterEnd(p.Block+1)))
 			p.Start = at
 			return p, fs.reserve(in, p, w.asked)
 		}

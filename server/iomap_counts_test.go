@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -228,38 +229,43 @@ func TestCountLargeFile(t *testing.T) {
 
 // TestCountSmallWrites: pieces of a block to a new file, through the page cache and past it.
 func TestCountSmallWrites(t *testing.T) {
-	for _, flags := range []int{0, syscall.O_DIRECT} {
-		t.Run(fmt.Sprintf("flags%#o", flags), func(t *testing.T) {
-			generations(t, func(t *testing.T, g vfs.Generation) {
-				// In a small one less is given to a direct write, as that cannot be asked back.
-				m := counted(t, modelConfig{Config: vfs.Config{Generation: g}, size: 512 << 20})
-				// That there is no END is said once for a mount.
-				before := m.created(t, "before", 0)
-				write(t, before, xs(1), 0)
-				before.Close()
-				f := m.created(t, "f", flags)
-				c := m.cost(func() {
-					for i := range 1024 {
-						write(t, f, xs(4096), int64(i)*4096)
+	for _, image := range slices.Sorted(maps.Keys(images)) {
+		if testing.Short() && image != "extents" {
+			continue
+		}
+		for _, flags := range []int{0, syscall.O_DIRECT} {
+			t.Run(fmt.Sprintf("%s/flags%#o", image, flags), func(t *testing.T) {
+				generations(t, func(t *testing.T, g vfs.Generation) {
+					// In a small one less is given to a direct write, as that cannot be asked back.
+					m := counted(t, modelConfig{Config: vfs.Config{Generation: g}, size: 512 << 20, mke2fs: images[image]})
+					// That there is no END is said once for a mount.
+					before := m.created(t, "before", 0)
+					write(t, before, xs(5000), 0)
+					before.Close()
+					f := m.created(t, "f", flags)
+					c := m.cost(func() {
+						for i := range 1024 {
+							write(t, f, xs(4096), int64(i)*4096)
+						}
+						if err := f.Fsync(); err != nil {
+							t.Fatal(err)
+						}
+					})
+					// With their blocks in one place, those that were in the page cache are one piece; two would do.
+					want := map[fuse.Opcode]int{fuse.OpGetxattr: 1, fuse.OpIomapBegin: 4, fuse.OpIomapIoend: 1, fuse.OpSetattr: 1, fuse.OpFsync: 1}
+					if flags != 0 {
+						want[fuse.OpIomapIoend] = 1024
 					}
-					if err := f.Fsync(); err != nil {
-						t.Fatal(err)
+					c.want(t, "1,024 writes", want)
+					if c.Conversions != 0 {
+						t.Errorf("%d conversions of unwritten blocks", c.Conversions)
 					}
+					m.mapped(t, f, 1024*4096)
+					f.Close()
+					m.content(t, "f", xs(1024*4096))
 				})
-				// With their blocks in one place, those that were in the page cache are one piece; two would do.
-				want := map[fuse.Opcode]int{fuse.OpGetxattr: 1, fuse.OpIomapBegin: 4, fuse.OpIomapIoend: 1, fuse.OpSetattr: 1, fuse.OpFsync: 1}
-				if flags != 0 {
-					want[fuse.OpIomapIoend] = 1024
-				}
-				c.want(t, "1,024 writes", want)
-				if c.Conversions != 0 {
-					t.Errorf("%d conversions of unwritten blocks", c.Conversions)
-				}
-				m.mapped(t, f, 1024*4096)
-				f.Close()
-				m.content(t, "f", xs(1024*4096))
 			})
-		})
+		}
 	}
 }
 
