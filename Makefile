@@ -68,7 +68,8 @@ links:
 # All the long suites of I/O.
 soak: fsx stress links
 
-# Power cuts, failing devices and killed mounts; prints the points tried and lost.
+# Power cuts, also where a model of a kernel moves the data itself, failing devices and
+# killed mounts; prints the points tried and lost.
 crash: setup
 	GO='$(GO)' CRASHPOINTS='$(CRASHPOINTS)' CRASHKILLS='$(CRASHKILLS)' scripts/crash.sh
 

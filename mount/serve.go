@@ -15,15 +15,15 @@ import (
 // Service is a file system that was opened and can be served. Its methods are
 // called once each, in the order of their declaration.
 type Service interface {
-	// Serve answers the requests on the connection until the file system is unmounted
-	// (nil), ctx is done, or the connection fails. It calls ready when the
-	// mount answers.
-	Serve(ctx context.Context, c Connection, ready func(DataPath)) error
 	// ReadOnly says why the file system cannot be written, or nothing.
 	ReadOnly() string
 	// NoIomap says why the kernel cannot move the data of its files itself, as far as that
 	// is known before there is a mount, or nothing.
 	NoIomap() string
+	// Serve answers the requests on the connection until the file system is unmounted
+	// (nil), ctx is done, or the connection fails. It calls ready when the
+	// mount answers.
+	Serve(ctx context.Context, c Connection, ready func(DataPath)) error
 	// Close closes the image.
 	Close() error
 }

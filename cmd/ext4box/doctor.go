@@ -18,7 +18,9 @@ func newDoctorCommand() *cobra.Command {
 		Short: "Show what this machine offers, and what to do about what it lacks",
 		Long: `Show what this machine offers to ext4box, and what to do about what it lacks.
 The exit status is 1 when mounting is not possible. IMAGE, or else the current
-directory, is where direct I/O is tried.`,
+directory, is where direct I/O is tried. The line data-path tells whether the
+kernel would move the data of files itself (fuse-iomap), or why it goes through
+the server.`,
 		Args: argCount(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := probe.Options{Dir: ".", Child: []string{"ext4box", "probe"}}

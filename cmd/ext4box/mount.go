@@ -41,7 +41,10 @@ answers. Root mounts directly, other users through fusermount3 (package fuse3).
 
 It is mounted for writing unless ro is asked for, the image is write-protected,
 or its file system cannot be written yet; then it says why it is not. DIR may
-be /dev/fd/N, an open /dev/fuse that somebody else mounts.`,
+be /dev/fd/N, an open /dev/fuse that somebody else mounts.
+
+Where the kernel can move the data of files itself (fuse-iomap), it does; see the
+mount option iomap= in ext4box(1).`,
 		Example: `  ext4box mount disk.img /mnt
   ext4box mount -o ro,allow_other,noexec disk.img@p2 /mnt
   mount -t fuse.ext4box disk.img /mnt`,
