@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"runtime"
@@ -164,8 +165,32 @@ func (f *pitfall) try(t *testing.T, g vfs.Generation, built bool) []string {
 	return p.complaints
 }
 
-func TestPitfalls(t *testing.T) {
+// number is the place in the protocol's list, with which the name begins.
+func (f *pitfall) number() (n int) {
+	if _, err := fmt.Sscan(f.name, &n); err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// TestPitfallsComplete: none of the list is forgotten.
+func TestPitfallsComplete(t *testing.T) {
+	elsewhere := []int{14, 16, 19, 20}
+	var have []int
 	for _, f := range slices.Concat(negotiationPitfalls, mappingPitfalls, dataPitfalls, attributePitfalls) {
+		have = append(have, f.number())
+	}
+	for n := 1; n <= 27; n++ {
+		if slices.Contains(have, n) == slices.Contains(elsewhere, n) {
+			t.Errorf("pitfall %d: in the tables %t, elsewhere %t", n, slices.Contains(have, n), slices.Contains(elsewhere, n))
+		}
+	}
+}
+
+func TestPitfalls(t *testing.T) {
+	list := slices.Concat(negotiationPitfalls, mappingPitfalls, dataPitfalls, attributePitfalls)
+	slices.SortStableFunc(list, func(a, b pitfall) int { return cmp.Compare(a.number(), b.number()) })
+	for _, f := range list {
 		t.Run(f.name, func(t *testing.T) {
 			generations(t, func(t *testing.T, g vfs.Generation) {
 				if c := f.try(t, g, false); len(c) > 0 {
