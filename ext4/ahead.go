@@ -1,9 +1,10 @@
 package ext4
 
 import (
-	"slices"
+	"errors"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"ext4box/ext4/internal/extent"
@@ -12,18 +13,17 @@ import (
 
 // Each write into a hole costs whoever moves data outside a question, unless the
 // last answer covers it. So a write that goes on where the one before it ended
-// gets many times what it asks for. What nobody has asked for counts as free, and
-// is given back: when a file is truncated or let go, and when space is short.
+// gets many times what it asks for.
 //
-// For the latter it must be sure that nobody is about to write there. The
-// mappings are taken out of the cache; then, without locks, what is dirty is
-// written, and so becomes a part of the file; and what nobody has asked for in
-// the meantime is nobody's. What writes past the page cache may be on its way all
-// the time and is not seen by that: what was handed out for it, or around the
-// cache, stays until the file is truncated or let go. It may also use what the
-// cache has from others, for which nobody asks; so once something was written that
-// way to a file, all of its blocks stay. (The first such write, if it is under way
-// just then, is one that nobody can know of.)
+// What was handed out comes back only when whoever moves data has let go of it for
+// certain: when the file is truncated or punched out there, or nobody holds the inode
+// any longer. To take a mapping out of the cache is not enough: a direct write that
+// found it there before is on its way to the device, and nobody can tell. If the
+// blocks were another file's by then it would write into that.
+//
+// So when space is short there is one thing to do: to ask for the inodes that nobody
+// uses to be let go of. What is ahead in a file that is in use stays, and others have
+// ENOSPC rather than that. How much that can be is bounded when it is handed out.
 
 const (
 	// streakGrowth is how many times the last one the next write of a streak gets.
@@ -31,43 +31,47 @@ const (
 	// aheadMax is the most that it gets, in bytes. A group has no more where blocks are
 	// of 4 KiB.
 	aheadMax = 128 << 20
-	// aheadShare: what one write gets ahead is at most this part of what is free,
-	// or, if it cannot be asked back, unseenShare. All together get no more than
-	// totalShare.
-	aheadShare  = 8
-	unseenShare = 16
-	totalShare  = 4
-	// aheadInodes bounds how many inodes have something ahead; beyond it, what has
-	// been of no use for aheadIdle is asked back.
+	// totalShare: all files together have no more ahead than this part of what is free.
+	// One write gets at most half of what is left of that: the only file that grows an
+	// eighth of what is free, the next one a sixteenth, and so on.
+	totalShare = 4
+	// aheadInodes bounds how many inodes have something ahead; when there are so many,
+	// those that have not used it for aheadIdle are asked for, not more often than that.
 	aheadInodes = 1024
-	aheadIdle   = 30 * time.Second
-	// askWait is how long an operation waits for what is asked back.
-	askWait = time.Second
+	aheadIdle   = 5 * time.Second
+	// askWait is how long an operation waits for what is asked for; forgetWait is how
+	// long, without any coming back, is taken for the end of it.
+	askWait    = time.Second
+	forgetWait = 100 * time.Millisecond
 )
 
 // streak is what is known of writes into holes of a file that follow each other.
 type streak struct {
 	first, next uint64 // the blocks that the last one got
 	blocks      uint64 // how many it should have got
-	at          time.Time
 }
 
 // aheads is what is reserved ahead of writes, of all files.
 type aheads struct {
 	blocks atomic.Int64
+	back   atomic.Uint64 // blocks that have come back, ahead or not, ever
 
-	mu     sync.Mutex // a leaf
-	inodes map[*inode]struct{}
-	wait   map[Ino]int // whose mappings somebody waits for, who may have locked pages of it
-	asking *asking     // what goes on; nil: nothing
-	closed bool
-	wg     sync.WaitGroup
+	mu      sync.Mutex // a leaf
+	inodes  map[*inode]aheadOf
+	kept    int64         // blocks of those that are kept
+	wait    map[Ino]int   // which somebody, who waits, is about to map, maybe with pages of it locked
+	asking  chan struct{} // closed when what goes on is over; nil: nothing
+	next    time.Time     // when there may be asked again because there are too many inodes
+	refused bool          // nobody listens
+	closed  bool
+	wg      sync.WaitGroup
 }
 
-// asking is one round of asking back.
-type asking struct {
-	done   chan struct{}
-	blocks atomic.Uint64 // that have come back
+// aheadOf is what is ahead in one file.
+type aheadOf struct {
+	blocks int64
+	at     time.Time // of the last change
+	kept   bool      // it was asked for, in vain
 }
 
 // count notes that an inode, which is locked, has so many more blocks ahead.
@@ -75,14 +79,33 @@ func (a *aheads) count(in *inode, blocks int64) {
 	a.blocks.Add(blocks)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if in.aheadBlocks == 0 {
+	of := a.inodes[in]
+	if of.kept {
+		a.kept += blocks
+		if blocks > 0 { // it goes on
+			a.kept -= of.blocks + blocks
+			of.kept = false
+		}
+	}
+	if of.blocks += blocks; of.blocks == 0 {
 		delete(a.inodes, in)
 		return
 	}
 	if a.inodes == nil {
-		a.inodes = make(map[*inode]struct{})
+		a.inodes = make(map[*inode]aheadOf)
 	}
-	a.inodes[in] = struct{}{}
+	of.at = time.Now()
+	a.inodes[in] = of
+}
+
+// lost is how many of the blocks cannot be had by others, as far as that is known.
+func (a *aheads) lost() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refused {
+		return a.blocks.Load()
+	}
+	return a.kept
 }
 
 // ahead is how many blocks beyond those asked for a write gets at the start of a
@@ -95,9 +118,9 @@ func (fs *FS) ahead(in *inode, hole extent.Run, asked uint64, op iomap.Op) (ahea
 		fs.askPending(in, s.first, s.next) // else it would not be here
 	}
 	if want > asked && fs.mayGoAhead(op) {
-		ahead = fs.spare(want-asked, in.stays() || op&iomap.Direct != 0)
+		ahead = fs.spare(want - asked)
 	}
-	s.blocks, s.at = want, time.Now()
+	s.blocks = want
 	return ahead
 }
 
@@ -117,24 +140,17 @@ func (fs *FS) mayGoAhead(op iomap.Op) bool {
 	return !full
 }
 
-// spare is how many of so many blocks can be had ahead. unseen: they cannot be
-// asked back.
-func (fs *FS) spare(blocks uint64, unseen bool) uint64 {
-	share := uint64(aheadShare)
-	if unseen {
-		share = unseenShare
-	}
+// spare is how many of so many blocks can be had ahead.
+func (fs *FS) spare(blocks uint64) uint64 {
 	others := uint64(fs.w.ahead.blocks.Load())
-	free := fs.w.groups.Room(share*blocks + totalShare*others)
-	blocks = min(blocks, free/share)
+	free := fs.w.groups.Room(totalShare * (2*blocks + others))
 	all := (free + others) / totalShare
-	return min(blocks, all-min(all, others))
+	return min(blocks, (all-min(all, others))/2)
 }
 
-// askBack asks for what is reserved ahead of writes, waits until something comes
-// back, though not for long, and tells whether it did. The caller may have inodes
-// locked: nobody waits for these. ino is the one of which it is to map something, if
-// it is; pages of that may be locked until it is done.
+// askBack asks for what is reserved ahead of writes, waits for it, though not for
+// long, and tells whether any has come back. It is called without locks. ino is the
+// inode of which the caller is to map something, if it is; that is in use.
 func (fs *FS) askBack(ino Ino) bool {
 	if fs.w == nil || fs.outside == nil {
 		return false
@@ -142,23 +158,18 @@ func (fs *FS) askBack(ino Ino) bool {
 	a := &fs.w.ahead
 	a.await(ino, 1)
 	defer a.await(ino, -1)
-	r := fs.ask(0)
-	if r == nil {
+	before := a.back.Load()
+	done := fs.ask(0)
+	if done == nil {
 		return false
 	}
-	const step = time.Millisecond
-	before := r.blocks.Load()
-	for waited := time.Duration(0); waited < askWait; waited += step {
-		select {
-		case <-r.done:
-			return r.blocks.Load() > 0
-		case <-time.After(step):
-			if r.blocks.Load() > before {
-				return true
-			}
-		}
+	timeout := time.NewTimer(askWait)
+	defer timeout.Stop()
+	select {
+	case <-done:
+	case <-timeout.C:
 	}
-	return false
+	return a.back.Load() > before
 }
 
 func (a *aheads) await(ino Ino, n int) {
@@ -172,116 +183,93 @@ func (a *aheads) await(ino Ino, n int) {
 	}
 }
 
-func (a *aheads) awaited(in *inode) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.wait[in.ino] > 0
-}
-
-// ask starts to ask back what has been of no use for so long, unless that is going
-// on. It returns nil if there is nothing to ask for.
-func (fs *FS) ask(idle time.Duration) *asking {
+// ask starts to ask for the inodes that have not used for so long what is ahead in
+// them, unless that is going on, and returns what is closed when it is over. It
+// returns nil if there is nothing to ask for.
+func (fs *FS) ask(idle time.Duration) <-chan struct{} {
 	a := &fs.w.ahead
+	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.asking != nil || len(a.inodes) == 0 || a.closed {
+	switch {
+	case a.asking != nil:
 		return a.asking
+	case a.closed || a.refused || idle > 0 && now.Before(a.next):
+		return nil
+	case idle > 0:
+		a.next = now.Add(aheadIdle)
 	}
-	r := &asking{done: make(chan struct{})}
-	a.asking = r
 	var inodes []*inode
-	for in := range a.inodes {
-		in.refs.Add(1)
-		inodes = append(inodes, in)
+	var inos []Ino
+	for in, of := range a.inodes {
+		if a.wait[in.ino] == 0 && now.Sub(of.at) >= idle {
+			inodes, inos = append(inodes, in), append(inos, in.ino)
+		}
 	}
+	if len(inos) == 0 {
+		return nil
+	}
+	done := make(chan struct{})
+	a.asking = done
 	a.wg.Go(func() {
-		var last []*inode
-		for _, in := range inodes {
-			if a.awaited(in) {
-				last = append(last, in)
-				continue
-			}
-			r.blocks.Add(fs.giveBack(in, idle))
-			in.put()
+		err := fs.outside.LetGo(inos)
+		if err == nil {
+			a.awaitForgets(inodes)
 		}
-		for _, in := range last {
-			r.blocks.Add(fs.giveBack(in, idle))
-			in.put()
+		a.asked(inodes, err)
+		close(done)
+		if err != nil {
+			fs.log.Info("files that nobody uses cannot be asked for the space that is reserved in them", "error", err)
 		}
-		a.mu.Lock()
-		a.asking = nil
-		a.mu.Unlock()
-		close(r.done)
 	})
-	return r
+	return done
 }
 
-// giveBack gives back what is ahead of the writes to an inode, has been so for some
-// time, and turns out to be needed by nobody, and tells how many blocks that is.
-func (fs *FS) giveBack(in *inode, idle time.Duration) (blocks uint64) {
-	if !in.lockSoon() {
-		return 0
-	}
-	defer in.mu.Unlock()
-	if in.deleted || in.aheadBlocks == 0 || time.Since(in.streak.at) < idle {
-		return 0
-	}
-	in.streak = streak{}
-	// What is dirty needs mappings to be written, which are of whole runs and in the
-	// cache then. So the second time there is nothing dirty.
-	for range 2 {
-		if in.aheadBlocks == 0 || in.stays() {
-			break
-		}
-		n, err := fs.giveBackUnused(in)
-		if blocks += n; err != nil {
-			break
+// awaitForgets returns when nothing is ahead in any of the inodes, or no more is
+// likely to come back.
+func (a *aheads) awaitForgets(inodes []*inode) {
+	const step = time.Millisecond
+	back := a.back.Load()
+	for waited := time.Duration(0); waited < forgetWait && a.any(inodes); waited += step {
+		time.Sleep(step)
+		if now := a.back.Load(); now != back {
+			back, waited = now, 0
 		}
 	}
-	return blocks
 }
 
-// giveBackUnused unlocks the inode while what is dirty is written.
-func (fs *FS) giveBackUnused(in *inode) (blocks uint64, err error) {
-	first, last := in.pending[0], in.pending[len(in.pending)-1]
-	lo, hi := first.Block<<fs.geo.BlockBits, last.End()<<fs.geo.BlockBits
-	if err := fs.outside.Drop(in.ino, lo, hi-lo); err != nil {
-		return 0, err
+// any tells whether anything is ahead in any of the inodes.
+func (a *aheads) any(inodes []*inode) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return false
 	}
-	in.idle = nil
-	for _, p := range in.pending {
-		if p.ahead {
-			in.idle = append(in.idle, p.Run)
-		}
-	}
-	in.mu.Unlock()
-	err = fs.outside.WriteBack(in.ino)
-	in.mu.Lock()
-	runs := in.idle
-	in.idle = nil
-	if err != nil || in.stays() {
-		return 0, err
-	}
-	for _, run := range runs {
-		blocks += fs.dropPending(in, run.Block, run.End())
-	}
-	return blocks, nil
-}
-
-// lockSoon locks an inode unless that takes long: whoever has locked it may be
-// waiting for the result.
-func (in *inode) lockSoon() bool {
-	for range 20 {
-		if in.mu.TryLock() {
+	for _, in := range inodes {
+		if a.inodes[in].blocks > 0 {
 			return true
 		}
-		time.Sleep(time.Millisecond)
 	}
 	return false
 }
 
-// stays tells whether what is ahead of the writes to an inode cannot be asked back.
-func (in *inode) stays() bool { return in.unseen || in.direct.Load() }
+// asked notes what has become of asking for inodes.
+func (a *aheads) asked(inodes []*inode, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asking = nil
+	if err != nil {
+		a.refused = a.refused || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EOPNOTSUPP)
+		return
+	}
+	for _, in := range inodes {
+		if of, ok := a.inodes[in]; ok && !of.kept {
+			of.kept = true
+			a.kept += of.blocks
+			a.inodes[in] = of
+		}
+	}
+}
 
 // stop ends all asking, for good.
 func (a *aheads) stop() {
@@ -289,28 +277,4 @@ func (a *aheads) stop() {
 	a.closed = true
 	a.mu.Unlock()
 	a.wg.Wait()
-}
-
-// cutRuns takes the blocks [lo, hi) out of a list.
-func cutRuns(list []extent.Run, lo, hi uint64) []extent.Run {
-	if len(list) == 0 {
-		return nil
-	}
-	rest := make([]extent.Run, 0, len(list)+1)
-	for _, r := range list {
-		if r.End() <= lo || r.Block >= hi {
-			rest = append(rest, r)
-			continue
-		}
-		if r.Block < lo {
-			left := r
-			left.Clip(r.Block, lo)
-			rest = append(rest, left)
-		}
-		if r.End() > hi {
-			r.Clip(hi, r.End())
-			rest = append(rest, r)
-		}
-	}
-	return slices.Clip(rest)
 }

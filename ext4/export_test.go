@@ -1,5 +1,7 @@
 package ext4
 
+import "time"
+
 // Reserved tells what memory holds for a file: blocks that were asked for and blocks
 // ahead of them, and nodes of its map.
 func (fs *FS) Reserved(ino Ino) (asked, ahead int64, nodes int) {
@@ -62,4 +64,27 @@ func (fs *FS) TakeSpace() (giveBack func()) {
 		n += 1 << fs.geo.ClusterBits
 	}
 	return func() { fs.w.groups.ReturnSpace(n) }
+}
+
+// AgeAhead makes all that is ahead of writes seem to have been of no use for long.
+func (fs *FS) AgeAhead() {
+	a := &fs.w.ahead
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next = time.Time{}
+	for in, of := range a.inodes {
+		of.at = of.at.Add(-time.Hour)
+		a.inodes[in] = of
+	}
+}
+
+// AwaitAsked waits until nothing is being asked for.
+func (fs *FS) AwaitAsked() {
+	a := &fs.w.ahead
+	a.mu.Lock()
+	asking := a.asking
+	a.mu.Unlock()
+	if asking != nil {
+		<-asking
+	}
 }

@@ -59,9 +59,6 @@ type inode struct {
 	pendingBlocks int64      // in pending
 	aheadBlocks   int64      // of those nobody has asked for
 	streak        streak
-	idle          []extent.Run // was ahead when it was asked back, and not used since
-	unseen        bool         // somebody may be writing to what is pending in ways that cannot be asked back
-	direct        atomic.Bool  // somebody writes to it past the page cache; without mu
 	promise       promise
 	pinned        atomic.Bool // there is something pending or promised
 	prealloc      balloc.Prealloc

@@ -56,10 +56,9 @@ func (fs *FS) lockToMap(ino Ino, op iomap.Op, alone bool) (in *inode, unlock fun
 	if in, err = fs.rlockIf(ino, try); err != nil {
 		return nil, nil, err
 	}
-	if !alone && (len(in.pending) == 0 || op&iomap.Report != 0) {
+	if !alone {
 		return in, in.runlock, nil
 	}
-	// Handing out what is pending changes the inode, if not its map.
 	in.runlock()
 	if in, err = fs.iget(ino); err != nil {
 		return nil, nil, err

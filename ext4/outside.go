@@ -100,11 +100,6 @@ func (fs *FS) mapOutside(ino Ino, off, n uint64, op iomap.Op, limited, alone boo
 	}
 	fs.adapt(in, &m, off, n, op)
 	kept = keeps && fs.keep(in, &m, off, n, op)
-	if fs.pendingAt(in, off>>fs.geo.BlockBits).State != extent.Hole && op&iomap.Report == 0 {
-		// A use of it that the cache does not know of cannot be waited for.
-		in.unseen = in.unseen || op.Stores() && (!kept || op&iomap.Direct != 0)
-		in.idle = cutRuns(in.idle, m.Offset>>fs.geo.BlockBits, (m.Offset+m.Length)>>fs.geo.BlockBits)
-	}
 	if !kept && op.Stores() && m.Type != iomap.Inline {
 		// Nobody can tell when it is out of date: as little as possible.
 		clipMapping(&m, off&^(bs-1), fs.roundUp(off+max(n, 1)))
@@ -230,16 +225,6 @@ func (fs *FS) IOEndOutside(ino Ino, off, n uint64, ioerr syscall.Errno) (size ui
 	return size, err
 }
 
-// DirectOutside says that whoever moves data has written to a file past its page
-// cache, or is going to. Of that the engine may be told only when it is over, so
-// from then on no block that such a write could use is asked back.
-func (fs *FS) DirectOutside(ino Ino) {
-	if in := fs.nodes.Get(uint64(ino)); in != nil {
-		in.direct.Store(true)
-		in.put()
-	}
-}
-
 // ForgetOutside says that whoever moves data has let go of an inode: what is reserved for it and not
 // written by now will not be. It does nothing while somebody holds the inode.
 func (fs *FS) ForgetOutside(ino Ino) {
@@ -266,7 +251,6 @@ func (fs *FS) ForgetOutside(ino Ino) {
 // letGo gives back all that is reserved for an inode.
 func (fs *FS) letGo(in *inode) {
 	in.promise.unwritten, in.promise.splits = 0, 0
-	in.direct.Store(false)
 	fs.dropPending(in, 0, extent.MaxBlocks)
 	in.prealloc.Discard(fs.w.groups)
 }

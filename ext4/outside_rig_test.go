@@ -46,6 +46,9 @@ type outsideFile struct {
 	disk  uint64 // as the filesystem has told
 	dirty map[uint64][]byte
 	want  []byte
+
+	closed bool // nobody uses it, and the kernel may forget it
+	gone   bool // it has
 }
 
 // mapCache remembers mappings as the kernel does, and checks them.
@@ -54,13 +57,13 @@ type mapCache struct {
 	size uint64 // of the device
 	bs   uint64
 
-	mu        sync.Mutex
-	maps      map[ext4.Ino][]iomap.Mapping // in order
-	refuse    error
-	stored    int
-	dropped   int
-	writeBack func(ino ext4.Ino) error
-	written   int
+	mu      sync.Mutex
+	maps    map[ext4.Ino][]iomap.Mapping // in order
+	refuse  error
+	stored  int
+	dropped int
+	letGo   func(inos []ext4.Ino) error
+	asked   int // for inodes to be let go of
 }
 
 func newOutsideRig(t *testing.T, size int64, args string, o ext4.Options) *outsideRig {
@@ -97,7 +100,7 @@ func (r *outsideRig) start(o ext4.Options) {
 		r.t.Fatal(err)
 	}
 	r.bs = uint64(s.BlockSize)
-	r.cache = &mapCache{t: r.t, size: uint64(r.dev.Size()), bs: r.bs, maps: map[ext4.Ino][]iomap.Mapping{}, writeBack: r.writeBack}
+	r.cache = &mapCache{t: r.t, size: uint64(r.dev.Size()), bs: r.bs, maps: map[ext4.Ino][]iomap.Mapping{}, letGo: r.letGo}
 	r.fs.MoveOutside(r.cache)
 }
 
@@ -142,12 +145,12 @@ func (c *mapCache) Drop(ino ext4.Ino, off, n uint64) error {
 	return nil
 }
 
-// WriteBack implements [iomap.Cache].
-func (c *mapCache) WriteBack(ino ext4.Ino) error {
+// LetGo implements [iomap.Cache].
+func (c *mapCache) LetGo(inos []ext4.Ino) error {
 	c.mu.Lock()
-	c.written++
+	c.asked++
 	c.mu.Unlock()
-	return c.writeBack(ino)
+	return c.letGo(inos)
 }
 
 func (c *mapCache) cut(ino ext4.Ino, off, n uint64) {
@@ -192,6 +195,41 @@ func (c *mapCache) find(ino ext4.Ino, off uint64, op iomap.Op) (iomap.Mapping, b
 		return list[i], list[i].Type != iomap.Hole || !op.Stores()
 	}
 	return iomap.Mapping{}, false
+}
+
+// letGo evicts those inodes that nobody uses.
+func (r *outsideRig) letGo(inos []ext4.Ino) error {
+	for _, ino := range inos {
+		f := r.file(ino)
+		f.mu.Lock()
+		if f.closed && !f.gone {
+			f.gone = true
+			r.must(r.writeDirty(ino, f))
+			r.must(r.cache.Drop(ino, 0, iomap.ToEOF))
+			r.must(r.fs.Unhold(ino, 1))
+		}
+		f.mu.Unlock()
+	}
+	return nil
+}
+
+// done says that nobody uses a file any longer.
+func (r *outsideRig) done(ino ext4.Ino) {
+	f := r.file(ino)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}
+
+// reopen is the opposite of done.
+func (r *outsideRig) reopen(ino ext4.Ino) {
+	f := r.file(ino)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gone {
+		r.fs.Hold(ino)
+	}
+	f.closed, f.gone = false, false
 }
 
 func (r *outsideRig) must(err error) {

@@ -547,142 +547,219 @@ func TestOutsideStays(t *testing.T) {
 	r.finish()
 }
 
-// TestOutsidePressure has files with blocks ahead of their ends, of which nearly all
-// of the disk consists then, while others need space.
-func TestOutsidePressure(t *testing.T) {
-	r := newOutsideRig(t, 64<<20, "-t ext4 -b 4096 -J size=4", ext4.Options{})
-	data := make([]byte, 4096)
-	// Direct writes may be on their way all the time.
-	held := r.create("held")
-	for j := range uint64(3) {
-		r.must(r.direct(held, data, j*4096))
+// streamed makes a file with blocks ahead of its end, by writing some at a time, and
+// tells how many blocks that are.
+func (r *outsideRig) streamed(name string, blocks uint64) (ino ext4.Ino, ahead int64) {
+	r.t.Helper()
+	ino = r.create(name)
+	for j := range blocks {
+		data := make([]byte, r.bs)
+		data[0], data[1] = byte(ino), byte(j)
+		r.must(r.write(ino, data, j*r.bs))
 	}
-	_, heldAhead, _ := r.fs.Reserved(held)
-	var inos []ext4.Ino
-	for i := range 40 {
-		ino := r.create(fmt.Sprint("f", i))
-		inos = append(inos, ino)
-		for j := range uint64(20) {
-			data[0], data[1] = byte(i), byte(j)
-			r.must(r.write(ino, data, j*4096))
-		}
-	}
-	total := int64(0)
-	for _, ino := range inos {
-		_, ahead, _ := r.fs.Reserved(ino)
-		total += ahead
-	}
-	if total == 0 {
-		t.Fatal("nothing is reserved ahead")
-	}
-	big := r.createAs("big", 1000)
-	s, err := r.fs.Statfs()
-	r.must(err)
-	filled := uint64(0)
-	for {
-		err := r.write(big, data, filled*4096)
+	_, ahead, _ = r.fs.Reserved(ino)
+	return ino, ahead
+}
+
+// fill writes to a new file, of somebody without privileges, until there is no space,
+// and tells how many blocks that took.
+func (r *outsideRig) fill(name string) (ino ext4.Ino, blocks uint64) {
+	r.t.Helper()
+	ino = r.createAs(name, 1000)
+	for data := make([]byte, r.bs); ; blocks++ {
+		data[0], data[1] = byte(blocks), byte(blocks>>8)
+		err := r.write(ino, data, blocks*r.bs)
 		if errors.Is(err, syscall.ENOSPC) {
-			break
+			return ino, blocks
 		}
 		r.must(err)
-		filled++
 	}
-	promised := 0
-	for ino := range r.files {
-		_, _, nodes := r.fs.Reserved(ino)
-		promised += nodes
-	}
-	// Of the blocks ahead a few had been written to, which nobody could know.
-	if filled+uint64(int(heldAhead)+promised+3*len(inos)) < s.BlocksAvail {
-		t.Errorf("%d blocks could be written when %d were free; %d are ahead of direct writes, %d promised", filled, s.BlocksAvail, heldAhead, promised)
+}
 
+// promised is how many blocks are kept back for nodes of maps.
+func (r *outsideRig) promised() (nodes uint64) {
+	for ino := range r.files {
+		_, _, n := r.fs.Reserved(ino)
+		nodes += uint64(n)
 	}
-	if r.cache.written == 0 {
-		t.Error("nothing was asked back")
+	return nodes
+}
+
+// TestOutsidePressure has files with blocks ahead of their ends while others need
+// space: what nobody uses comes back, what is in use does not.
+func TestOutsidePressure(t *testing.T) {
+	r := newOutsideRig(t, 64<<20, "-t ext4 -b 4096 -J size=4", ext4.Options{})
+	held, heldAhead := r.streamed("held", 20)
+	var inos []ext4.Ino
+	total := int64(0)
+	for i := range 40 {
+		ino, ahead := r.streamed(fmt.Sprint("f", i), 20)
+		inos, total = append(inos, ino), total+ahead
+		r.done(ino)
 	}
-	if _, ahead, _ := r.fs.Reserved(held); ahead != heldAhead || ahead == 0 {
-		t.Errorf("of %d blocks ahead of direct writes %d are left", heldAhead, ahead)
+	if total == 0 || heldAhead == 0 {
+		t.Fatal("nothing is reserved ahead")
+	}
+	s, err := r.fs.Statfs()
+	r.must(err)
+	big, filled := r.fill("big")
+	// Of what is ahead three blocks of each file were written to, which nobody could know.
+	if got := filled + r.promised() + uint64(heldAhead) + 3*uint64(len(inos)); got < s.BlocksAvail {
+		t.Errorf("%d blocks could be written when %d were free; %d are ahead of who uses them, %d promised", filled, s.BlocksAvail, heldAhead, r.promised())
+	}
+	for _, ino := range inos {
+		if _, ahead, _ := r.fs.Reserved(ino); ahead != 0 {
+			t.Errorf("%d blocks are ahead in a file that nobody uses", ahead)
+		}
+	}
+	if _, ahead, _ := r.fs.Reserved(held); ahead != heldAhead {
+		t.Errorf("of %d blocks ahead of who may be writing there %d are left", heldAhead, ahead)
+	}
+	// What nobody else can have is not free.
+	if s, err = r.fs.Statfs(); err != nil || s.BlocksAvail > r.promised() {
+		t.Errorf("%d blocks are free when there is no space, of which %d are promised; %v", s.BlocksAvail, r.promised(), err)
 	}
 	// All of them go on.
 	r.truncate(big, 20<<20)
-	for i, ino := range inos {
+	for _, ino := range append(inos, held) {
+		r.reopen(ino)
 		for j := range uint64(30) {
-			data[0], data[1] = byte(i), byte(j)
-			r.must(r.write(ino, data, (20+j)*4096))
+			r.must(r.write(ino, append([]byte{byte(ino), byte(j)}, make([]byte, 4094)...), (20+j)*4096))
 		}
+	}
+	r.finish()
+}
+
+// TestOutsideAlone: a file that is the only one that grows gets all there is, though it
+// is in use all the time.
+func TestOutsideAlone(t *testing.T) {
+	r := newOutsideRig(t, 64<<20, "-t ext4 -b 4096 -J size=4", ext4.Options{})
+	s, err := r.fs.Statfs()
+	r.must(err)
+	_, filled := r.fill("big")
+	if filled+r.promised() < s.BlocksAvail {
+		t.Errorf("%d blocks could be written when %d were free; %d are promised", filled, s.BlocksAvail, r.promised())
+	}
+	if s, err = r.fs.Statfs(); err != nil || s.BlocksAvail > r.promised() {
+		t.Errorf("%d blocks are free, %v", s.BlocksAvail, err)
 	}
 	r.finish()
 }
 
 // TestOutsideAskedBack looks at what is not given back when space is short.
 func TestOutsideAskedBack(t *testing.T) {
-	const block = 4096
-	// streak makes a file with blocks ahead of its end.
-	streak := func(r *outsideRig, op iomap.Op) ext4.Ino {
-		ino := r.create(fmt.Sprintf("streak %#x %d", op, len(r.files)))
-		for off := uint64(0); off < 3*block; off += block {
-			_, err := r.lookup(ino, off, block, op)
-			r.must(err)
-		}
-		return ino
-	}
-	fill := func(r *outsideRig) {
-		t.Helper()
-		ino := r.create(fmt.Sprint("fill", len(r.files)))
-		for off := uint64(0); ; off += 64 * block {
-			if _, _, err := r.fs.MapOutside(ino, off, 64*block, iomap.Write, false); errors.Is(err, syscall.ENOSPC) {
-				return
-			} else {
-				r.must(err)
-			}
-		}
-	}
 	for _, c := range []struct {
 		name  string
-		op    iomap.Op
 		setup func(r *outsideRig, ino ext4.Ino)
 		left  bool
+		again bool // it is asked for each time
 	}{
-		{"nobody uses it", iomap.Write, func(*outsideRig, ext4.Ino) {}, false},
-		{"direct writes", iomap.Write | iomap.Direct, func(*outsideRig, ext4.Ino) {}, true},
-		{"one direct write", iomap.Write, func(r *outsideRig, ino ext4.Ino) {
-			_, _, err := r.fs.MapOutside(ino, 2*block, block, iomap.Write|iomap.Direct, false)
-			r.must(err)
-		}, true},
-		{"a mapping that was not kept", iomap.Write, func(r *outsideRig, ino ext4.Ino) {
-			r.cache.refuse = syscall.ENOMEM
-			_, _, err := r.fs.MapOutside(ino, 2*block, block, iomap.Write, false)
-			r.must(err)
-			r.cache.refuse = nil
-		}, true},
-		{"what is dirty cannot be written", iomap.Write, func(r *outsideRig, ino ext4.Ino) {
-			r.cache.writeBack = func(ext4.Ino) error { return syscall.EIO }
-		}, true},
-		{"somebody comes back for it", iomap.Write, func(r *outsideRig, ino ext4.Ino) {
-			r.cache.writeBack = func(other ext4.Ino) error {
-				if other == ino {
-					_, _, err := r.fs.MapOutside(ino, 4*block, block, iomap.Read, false)
-					r.must(err)
-				}
+		{"nobody uses it", func(r *outsideRig, ino ext4.Ino) { r.done(ino) }, false, false},
+		{"it is in use", func(*outsideRig, ext4.Ino) {}, true, true},
+		{"two have looked it up", func(r *outsideRig, ino ext4.Ino) { r.fs.Hold(ino); r.done(ino) }, true, true},
+		{"it cannot be asked for", func(r *outsideRig, _ ext4.Ino) {
+			r.cache.letGo = func([]ext4.Ino) error { return syscall.EINVAL }
+		}, true, false},
+		{"asking fails", func(r *outsideRig, _ ext4.Ino) {
+			r.cache.letGo = func([]ext4.Ino) error { return syscall.ENOTCONN }
+		}, true, true},
+		{"it takes some time", func(r *outsideRig, ino ext4.Ino) {
+			r.done(ino)
+			r.cache.letGo = func(inos []ext4.Ino) error {
+				go func() { r.must(r.letGo(inos)) }()
 				return nil
 			}
-		}, true},
+		}, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newOutsideRig(t, 32<<20, "-t ext4 -b 4096 -J size=4", ext4.Options{})
-			ino := streak(r, c.op)
-			_, before, _ := r.fs.Reserved(ino)
+			ino, before := r.streamed("streamed", 3)
 			if before == 0 {
 				t.Fatal("nothing is ahead")
 			}
 			c.setup(r, ino)
-			fill(r)
+			big, filled := r.fill("big")
 			if _, ahead, _ := r.fs.Reserved(ino); (ahead > 0) != c.left {
 				t.Errorf("of %d blocks ahead %d are left", before, ahead)
 			}
-			r.must(r.fs.Close())
+			asked := r.cache.asked
+			if err := r.write(big, make([]byte, 4096), filled*4096); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("a full filesystem: %v", err)
+			}
+			if asked == 0 || (r.cache.asked > asked) != c.again {
+				t.Errorf("asked %d times, then %d", asked, r.cache.asked)
+			}
+			r.reopen(ino)
+			r.finish()
 		})
 	}
+}
+
+// TestOutsideShares bounds what is ahead of writes, of one file and of all of them.
+func TestOutsideShares(t *testing.T) {
+	r := newOutsideRig(t, 256<<20, "-t ext4 -b 4096 -J size=4", ext4.Options{})
+	s, err := r.fs.Statfs()
+	r.must(err)
+	sum := int64(0)
+	for i := range 12 {
+		ino := r.create(fmt.Sprint("f", i))
+		ahead := int64(0)
+		for off := uint64(0); off < 16<<20; {
+			m, _, err := r.fs.MapOutside(ino, off, 4096, iomap.Write, false)
+			r.must(err)
+			off = m.Offset + m.Length
+			_, ahead, _ = r.fs.Reserved(ino)
+		}
+		if sum += ahead; ahead > int64(s.BlocksAvail)/8 {
+			t.Errorf("%d blocks of %d are ahead in one file", ahead, s.BlocksAvail)
+		}
+		if ahead == 0 && i < 3 {
+			t.Errorf("file %d has nothing ahead", i)
+		}
+	}
+	if sum > int64(s.BlocksAvail)/4 || sum < int64(s.BlocksAvail)/16 {
+		t.Errorf("%d blocks of %d are ahead", sum, s.BlocksAvail)
+	}
+	r.must(r.fs.Close())
+}
+
+// TestOutsideMany has more files with blocks ahead than there may be. Those that nobody
+// uses are asked for in time, so that others can have some.
+func TestOutsideMany(t *testing.T) {
+	const limit = 1024
+	r := newOutsideRig(t, 512<<20, "-t ext4 -b 1024 -J size=4 -N 4096", ext4.Options{})
+	var inos []ext4.Ino
+	some := 0
+	for i := range limit + 100 {
+		ino, ahead := r.streamed(fmt.Sprint("f", i), 2)
+		if inos = append(inos, ino); ahead > 0 {
+			some++
+		}
+	}
+	if some != limit || r.cache.asked != 0 {
+		t.Errorf("%d files have blocks ahead; asked for %d times, when all were used just now", some, r.cache.asked)
+	}
+	for _, ino := range inos {
+		r.done(ino)
+	}
+	r.fs.AgeAhead()
+	if _, ahead := r.streamed("first", 2); ahead != 0 {
+		t.Error("one more than may be")
+	}
+	r.fs.AwaitAsked()
+	if r.cache.asked != 1 {
+		t.Errorf("asked %d times", r.cache.asked)
+	}
+	if _, ahead := r.streamed("second", 2); ahead == 0 {
+		t.Error("nothing is ahead, though nobody uses the others")
+	}
+	for _, ino := range inos {
+		if _, ahead, _ := r.fs.Reserved(ino); ahead != 0 {
+			t.Fatalf("%d blocks are ahead in a file that nobody uses", ahead)
+		}
+		r.reopen(ino)
+	}
+	r.close()
 }
 
 // TestOutsideQuota has a limit of quota bite when blocks are reserved, and nothing
@@ -733,9 +810,13 @@ func TestOutsideNoWait(t *testing.T) {
 func TestOutsideConcurrent(t *testing.T) {
 	r := newOutsideRig(t, 24<<20, "-t ext4 -b 1024 -J size=1", ext4.Options{CommitInterval: 10 * time.Millisecond})
 	ino, other := r.create("f"), r.create("g")
-	r.cache.writeBack = func(ino ext4.Ino) error {
-		_, err := r.fs.IOEndOutside(ino, 0, 1<<20, 0)
-		return err
+	r.cache.letGo = func(inos []ext4.Ino) error {
+		for _, ino := range inos {
+			if _, err := r.fs.IOEndOutside(ino, 0, 1<<20, 0); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	var wg sync.WaitGroup
 	for i := range 6 {

@@ -35,7 +35,7 @@ type dropped struct {
 }
 
 func (d *dropped) Store(ext4.Ino, iomap.Mapping) error { return nil }
-func (d *dropped) WriteBack(ext4.Ino) error            { return nil }
+func (d *dropped) LetGo([]ext4.Ino) error              { return nil }
 func (d *dropped) Drop(ino ext4.Ino, off, n uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -142,9 +142,9 @@ func (fs *FS) askPending(in *inode, lo, hi uint64) {
 	}
 }
 
-// dropPending gives back what is pending of the blocks [lo, hi), which nobody can
-// be about to write to, and tells how many blocks that were.
-func (fs *FS) dropPending(in *inode, lo, hi uint64) (blocks uint64) {
+// dropPending gives back what is pending of the blocks [lo, hi), to which nobody has
+// a mapping, or nobody can have anything on its way: they may be another file's next.
+func (fs *FS) dropPending(in *inode, lo, hi uint64) {
 	for {
 		p := firstPending(in.pending, lo, hi)
 		if p.State == extent.Hole {
@@ -154,12 +154,11 @@ func (fs *FS) dropPending(in *inode, lo, hi uint64) (blocks uint64) {
 		start, n, err := fs.ownClusters(in, p, in.pending)
 		if err == nil && n > 0 {
 			err = fs.w.groups.Release(balloc.Run{Start: start, Len: uint32(n)})
-			blocks += n
+			fs.w.ahead.back.Add(n)
 		}
 		if err != nil {
 			fs.log.Error("release reserved blocks", "inode", in.ino, "error", err)
 		}
 	}
 	fs.pin(in)
-	return blocks
 }

@@ -102,7 +102,7 @@ func (fs *FS) pin(in *inode) {
 		in.pinned.Store(true)
 		return
 	}
-	in.pending, in.unseen = nil, false
+	in.pending = nil
 	if in.promise.unwritten > 0 {
 		return
 	}

@@ -76,7 +76,8 @@ func (fs *FS) Statfs() (Statfs, error) {
 		FSID:       binary.LittleEndian.Uint64(fs.sb.UUID[:8]) ^ binary.LittleEndian.Uint64(fs.sb.UUID[8:]),
 	}
 	if fs.w != nil && fs.outside != nil {
-		s.BlocksFree -= min(s.BlocksFree, uint64(max(fs.w.asked.Load(), 0)))
+		taken := fs.w.asked.Load() + fs.w.ahead.lost()
+		s.BlocksFree -= min(s.BlocksFree, uint64(max(taken, 0)))
 	}
 	if !fs.opts.MinixDF {
 		overhead := fs.overheadClusters() << fs.geo.ClusterBits

@@ -218,8 +218,12 @@ func (fs *FS) creditsClaim(in *inode, run extent.Run) (credits, revokes int) {
 }
 
 // End says that the write for which Begin gave a mapping is over. What it
-// reserved and no IOEnd has taken is given back.
+// reserved and no IOEnd has taken is given back; not where data is moved outside,
+// for others may have mappings of the same blocks.
 func (fs *FS) End(ino Ino, off, n uint64) error {
+	if fs.outside != nil {
+		return nil
+	}
 	in, err := fs.wlock(ino)
 	if err != nil {
 		return err

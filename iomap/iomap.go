@@ -98,8 +98,11 @@ type Cache interface {
 	// Drop takes back what was handed out of the range [off, off+n) of a file. Both are multiples of the
 	// block size, but n may be ToEOF.
 	Drop(ino Ino, off, n uint64) error
-	// WriteBack has the dirty data of a file written, and waits for that. It is called without locks.
-	WriteBack(ino Ino) error
+	// LetGo asks for inodes that nobody uses to be let go of: what is dirty is written, all mappings are
+	// forgotten, and then that is told, as whenever an inode is let go of. It need not have been told when
+	// LetGo returns, and of inodes that are in use never is. It is called without locks. EINVAL, ENOSYS or
+	// EOPNOTSUPP: this cannot be asked for.
+	LetGo(inos []Ino) error
 }
 
 // Mapper answers mappings. The engine implements it. All methods may be called

@@ -9,9 +9,9 @@ import (
 	"ext4box/iomap"
 )
 
-// The kernel's cache of mappings. The engine calls these with the inode locked, which
-// orders them with what it changes. The kernel holds nothing that a request waits for
-// while it handles them, except for WriteBack.
+// The kernel's cache of mappings. The engine calls Store and Drop with the inode locked,
+// which orders them with what it changes. The kernel holds nothing that a request waits
+// for while it handles them.
 
 var _ iomap.Cache = (*outside)(nil)
 
@@ -42,11 +42,16 @@ func (o *outside) Drop(ino ext4.Ino, off, n uint64) error {
 	return o.session.InvalMappings(&fuse.IomapInvalMappings{NodeID: o.node(ino), Ino: uint64(ino), Read: r})
 }
 
-// WriteBack makes the kernel write back what it has of a file, and waits for that: the
-// kernel locks the pages, and other workers must be free to handle BEGIN and IOEND. It
-// must not be called from an operation for which the kernel holds pages of a file.
-func (o *outside) WriteBack(ino ext4.Ino) error {
-	return o.session.NotifyInvalInode(o.node(ino), 0, 0)
+// LetGo has the kernel evict inodes that nobody uses (NOTIFY_PRUNE), of which FORGET
+// tells. For those it waits until what is dirty is written, so it must not be called
+// from an operation for which the kernel holds pages, and other workers must be free to
+// handle BEGIN and IOEND.
+func (o *outside) LetGo(inos []ext4.Ino) error {
+	nodeids := make([]uint64, len(inos))
+	for i, ino := range inos {
+		nodeids[i] = o.node(ino)
+	}
+	return o.session.NotifyPrune(nodeids)
 }
 
 // slot is a mapping in the words of the protocol.

@@ -85,9 +85,6 @@ func (s *Server) IomapIoend(r *fuse.Request, in *fuse.IomapIoendIn, out *fuse.Io
 	case in.Flags&fuse.IoendShared != 0:
 		return s.errno(r, fmt.Errorf("inode %d: the kernel wrote out of place, at %d+%d: %w", ino, in.Pos, in.Written, syscall.EUCLEAN))
 	}
-	if in.Flags&fuse.IoendDirect != 0 {
-		s.fs.DirectOutside(ino)
-	}
 	failed := syscall.Errno(-in.Error)
 	size, err := s.fs.IOEndOutside(ino, in.Pos, in.Written, failed)
 	if failed != 0 {

@@ -24,9 +24,6 @@ func (s *Server) Open(r *fuse.Request, in *fuse.OpenIn, out *fuse.OpenOut) sysca
 func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.OpenOut) syscall.Errno {
 	out.OpenFlags = fuse.OpenKeepCache | fuse.OpenNoflush
 	if s.outside.Load() != nil {
-		if flags&unix.O_DIRECT != 0 {
-			s.fs.DirectOutside(ino)
-		}
 		return 0 // the kernel knows what it may do with the file, and keeps the books
 	}
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {

@@ -32,6 +32,7 @@ type Config struct {
 
 	Flags       fuse.InitFlags // offered; default: all, with fuse-iomap
 	NoIomap     bool           // a kernel that does not offer fuse-iomap
+	NoPrune     bool           // a kernel that does not know NOTIFY_PRUNE
 	Classic     bool           // a released kernel, 7.46, which does not know it at all
 	Options     fuse.Options   // of the session
 	Socket      bool           // use a socket pair and a fuse.Device instead of calling the session

@@ -13,6 +13,7 @@ const (
 	notifyInvalInode = 2
 	notifyStore      = 4
 	notifyRetrieve   = 5
+	notifyPrune      = 9
 )
 
 // notified carries a notification out; what it returns is what the server gets from write(2). It
@@ -42,6 +43,8 @@ func (fs *FS) carryOut(code int32, b []byte) syscall.Errno {
 		return fs.invalDevice(b)
 	case notifyInvalInode:
 		return fs.invalInode(b)
+	case notifyPrune:
+		return fs.prune(b)
 	case notifyStore, notifyRetrieve:
 		if in := fs.ilookup(notifiedNode(code, b)); in != nil {
 			defer fs.iput(in)
@@ -78,6 +81,9 @@ func describeNotification(code int32, b []byte) string {
 	case fuse.NotifyIomapDevInval:
 		m := decode[fuse.IomapDevInval](b)
 		return fmt.Sprintf("notify DEV_INVAL %d %s", m.Dev, rangeString(m.Range))
+	}
+	if code == notifyPrune {
+		return fmt.Sprintf("notify PRUNE %v", pruned(b))
 	}
 	return fmt.Sprintf("notify %d %d", code, notifiedNode(code, b))
 }
@@ -202,6 +208,48 @@ func (fs *FS) invalInode(b []byte) syscall.Errno {
 		}
 		_ = in.writePages(uint64(m.Off), n)
 		in.dropPages(uint64(m.Off), n)
+	}
+	return 0
+}
+
+// pruned lists the nodes that PRUNE names, nil if the message is malformed: a head of 16 bytes with their
+// number comes first.
+func pruned(b []byte) []uint64 {
+	const head = 16
+	if len(b) < head || len(b)-head != 8*int(decode[uint32](b)) {
+		return nil
+	}
+	ids := make([]uint64, decode[uint32](b))
+	for i := range ids {
+		ids[i] = decode[uint64](b[head+8*i:])
+	}
+	return ids
+}
+
+// prune evicts the named inodes that nobody uses: only names hold them, and they have no pages that are
+// mapped. It waits until what is dirty has been written.
+func (fs *FS) prune(b []byte) syscall.Errno {
+	if fs.cfg.NoPrune {
+		return syscall.EINVAL
+	}
+	ids := pruned(b)
+	if ids == nil {
+		fs.violate("PRUNE of %d bytes is malformed", len(b))
+		return syscall.EINVAL
+	}
+	for _, id := range ids {
+		in := fs.ilookup(id)
+		if in == nil {
+			continue
+		}
+		if fs.releaseUnused(in) {
+			_ = in.writeInode()
+			in.dropPages(0, toEOF)
+			fs.iput(in)
+			fs.reclaim(in)
+			continue
+		}
+		fs.iput(in)
 	}
 	return 0
 }

@@ -109,6 +109,35 @@ func (fs *FS) releaseNames() {
 	}
 }
 
+// releaseUnused lets go of the names of an inode to which the caller has a reference, if nobody but him
+// and they have one, and tells whether that was so. A directory with names in it is in use.
+func (fs *FS) releaseUnused(in *inode) bool {
+	type place struct {
+		dir  *inode
+		name string
+	}
+	var places []place
+	fs.names.mu.Lock()
+	defer fs.names.mu.Unlock()
+	for dir, names := range fs.names.dirs {
+		for name, d := range names {
+			if d.in == in {
+				places = append(places, place{dir, name})
+			}
+		}
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if in == fs.root || in.refs != len(places)+1 || len(fs.names.dirs[in]) > 0 {
+		return false
+	}
+	for _, p := range places {
+		delete(fs.names.dirs[p.dir], p.name)
+		in.refs--
+	}
+	return true
+}
+
 // lookup returns the inode of a name, with a reference, or nil if there is none. A LOOKUP is sent with
 // the directory locked shared, unless the caller has locked it.
 func (t *Task) lookup(dir *inode, name string, locked bool) (*inode, syscall.Errno) {
