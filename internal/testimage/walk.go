@@ -140,15 +140,8 @@ func (w *walker) record(dir int, name string, e dirent) (rec Record, err error) 
 	if err := unix.Statx(dir, name, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); err != nil {
 		return Record{}, fmt.Errorf("statx: %w", err)
 	}
-	rec = Record{
-		Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Nlink: st.Nlink, Ino: st.Ino,
-		Size: int64(st.Size), Blocks: st.Blocks, Major: st.Rdev_major, Minor: st.Rdev_minor,
-		Atime: statxTime(st.Atime), Mtime: statxTime(st.Mtime), Ctime: statxTime(st.Ctime),
-		DirentType: e.typ, DirentIno: e.ino,
-	}
-	if st.Mask&unix.STATX_BTIME != 0 {
-		rec.Btime = statxTime(st.Btime)
-	}
+	rec = statxRecord(&st)
+	rec.DirentType, rec.DirentIno = e.typ, e.ino
 	typ := rec.Mode & unix.S_IFMT
 	if typ != unix.S_IFDIR && rec.Nlink > 1 {
 		if first, ok := w.seen[rec.Ino]; ok {
@@ -215,6 +208,19 @@ func fileAttr(fd int) (flags, project uint32, err error) {
 		project = binary.NativeEndian.Uint32(attr[12:])
 	}
 	return uint32(n), project, nil
+}
+
+// statxRecord is what statx(2) tells of a file.
+func statxRecord(st *unix.Statx_t) Record {
+	rec := Record{
+		Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Nlink: st.Nlink, Ino: st.Ino,
+		Size: int64(st.Size), Blocks: st.Blocks, Major: st.Rdev_major, Minor: st.Rdev_minor,
+		Atime: statxTime(st.Atime), Mtime: statxTime(st.Mtime), Ctime: statxTime(st.Ctime),
+	}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		rec.Btime = statxTime(st.Btime)
+	}
+	return rec
 }
 
 func statxTime(t unix.StatxTimestamp) Time { return Time{true, t.Sec, t.Nsec} }

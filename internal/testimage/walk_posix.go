@@ -68,13 +68,7 @@ func (w *fsWalker) record(path string) (rec Record, err error) {
 	if err != nil {
 		return rec, fmt.Errorf("statx: %w", err)
 	}
-	rec = Record{
-		Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid, Nlink: st.Nlink, Ino: st.Ino, Size: int64(st.Size), Blocks: st.Blocks,
-		Major: st.Rdev_major, Minor: st.Rdev_minor, Atime: statxTime(st.Atime), Mtime: statxTime(st.Mtime), Ctime: statxTime(st.Ctime),
-	}
-	if st.Mask&unix.STATX_BTIME != 0 {
-		rec.Btime = statxTime(st.Btime)
-	}
+	rec = statxRecord(&st)
 	typ := rec.Mode & unix.S_IFMT
 	if typ != unix.S_IFDIR && rec.Nlink > 1 {
 		if first, ok := w.seen[rec.Ino]; ok {
