@@ -71,8 +71,10 @@
 //
 // What was reserved for a write stays reserved, in memory, until [FS.IOEndOutside] or
 // until the inode is let go, and so do blocks ahead of it and nodes for its map; see
-// the comments of ahead.go and promise.go. For lack of space an operation fails when
-// it asks for a mapping, never when the data has been written.
+// the comments of ahead.go and promise.go. No block for which there may be a mapping is
+// given to another file before: who moves data can be asked to let go of what nobody
+// uses, no more. For lack of space an operation fails when it asks for a mapping, never
+// when the data has been written.
 //
 // A filesystem that is open for writing can be made, for a while, what it is after
 // Close; see [FS.Freeze].

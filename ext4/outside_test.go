@@ -518,6 +518,10 @@ func TestOutsideForget(t *testing.T) {
 	if a, _, _ := r.fs.Reserved(ino); a != asked {
 		t.Error("what is in use was forgotten")
 	}
+	r.must(r.fs.End(ino, 0, 1<<20))
+	if a, b, _ := r.fs.Reserved(ino); a != asked || b != ahead {
+		t.Error("the end of a write gives back what others may have mappings of")
+	}
 	r.must(r.fs.Unhold(ino, 1))
 	if a, b, n := r.fs.Reserved(ino); a+b != 0 || n != 0 || free() != before {
 		t.Errorf("after it was forgotten %d blocks are reserved, %d ahead, %d nodes; %d are free, %d were", a, b, n, free(), before)
@@ -551,7 +555,7 @@ func TestOutsideStays(t *testing.T) {
 // tells how many blocks that are.
 func (r *outsideRig) streamed(name string, blocks uint64) (ino ext4.Ino, ahead int64) {
 	r.t.Helper()
-	ino = r.create(name)
+	ino = r.createAs(name, 1000)
 	for j := range blocks {
 		data := make([]byte, r.bs)
 		data[0], data[1] = byte(ino), byte(j)
@@ -688,6 +692,13 @@ func TestOutsideAskedBack(t *testing.T) {
 			}
 			if asked == 0 || (r.cache.asked > asked) != c.again {
 				t.Errorf("asked %d times, then %d", asked, r.cache.asked)
+			}
+			if c.left {
+				// Who has it all needs more: that file is not asked for.
+				asked = r.cache.asked
+				if err := r.write(ino, make([]byte, 4096), 8<<20); !errors.Is(err, syscall.ENOSPC) || r.cache.asked != asked {
+					t.Errorf("a write to the file itself: %v; asked %d times, then %d", err, asked, r.cache.asked)
+				}
 			}
 			r.reopen(ino)
 			r.finish()

@@ -38,5 +38,7 @@
 //
 // Operations run concurrently and share nothing but the engine, which takes
 // concurrent calls. The engine calls back with an inode locked, to put mappings into
-// the kernel's cache and to take them out of it; the kernel waits for nothing then.
+// the kernel's cache and to take them out of it; the kernel waits for nothing then. And
+// it calls back without locks, to have inodes evicted that nobody uses, for which the
+// kernel may wait for IOEND of theirs.
 package server

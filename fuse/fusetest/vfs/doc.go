@@ -52,7 +52,7 @@
 //	mappingCache.mu, pageCache.mu, folio.mu (bytes and the state of blocks), trace.mu, holds.mu: alone
 //
 // Notifications about mappings take FS.mu, inode.mu and mappingCache.mu only, so a server may send
-// them from anywhere.
+// them from anywhere. INVAL_INODE and PRUNE write back, with all that this takes.
 //
 // # Determinism
 //
