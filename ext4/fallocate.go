@@ -86,7 +86,13 @@ func (fs *FS) fallocate(ino Ino, mode uint32, off, n uint64, limited bool) (err 
 		// What is pending belongs to writes that are over: io is held.
 		fs.dropPending(in, 0, extent.MaxBlocks)
 	}
-	defer func() { fs.takeBack(in, off, n, err) }()
+	was := in.size
+	defer func() {
+		fs.takeBack(in, off, n, err)
+		if off > was {
+			fs.endMoved(in, was)
+		}
+	}()
 	if err := fs.outOfLine(in); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -249,7 +250,11 @@ func TestOutsideTruncate(t *testing.T) {
 			if got := r.types(ino, 8); got != "MMM-----" {
 				t.Errorf("the file is mapped %s", got)
 			}
+			r.dropsNothing()
 			r.must(r.Truncate(ino, 2*bs+200))
+			if d := r.cache.take(); !slices.Equal(d, []drop{{ino, 2 * bs, bs}}) {
+				t.Errorf("taken back: %+v; now the block at the end needs the size to be committed", d)
+			}
 			r.has(m[2], strings.Repeat("a", int(bs)))
 			r.size(ino, 2*bs+200)
 			if st, err := r.Stat(ino); err != nil || !st.Mtime.Equal(past) || !st.Ctime.Equal(past) {

@@ -85,3 +85,35 @@ func TestOutsideReadThenWritten(t *testing.T) {
 	}
 	r.close()
 }
+
+// TestOutsideEndMoves has files grow past the block in which they ended. What is
+// written there afterwards, with O_DSYNC, is found only when the new size is durable,
+// and the mapping must say so.
+func TestOutsideEndMoves(t *testing.T) {
+	for name, grow := range map[string]func(r *outsideRig, ino ext4.Ino){
+		"truncate":  func(r *outsideRig, ino ext4.Ino) { r.truncate(ino, 5000) },
+		"fallocate": func(r *outsideRig, ino ext4.Ino) {
+			r.must(r.fs.Fallocate(ino, 0, 8192, 4096))
+			f := r.file(ino)
+			f.size, f.disk, f.want = 12288, 12288, append(f.want, make([]byte, 12188)...)
+		},
+		"write":     func(r *outsideRig, ino ext4.Ino) { r.must(r.direct(ino, make([]byte, 4096), 4096)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newOutsideRig(t, 32<<20, "-t ext4 -b 4096", ext4.Options{})
+			ino := r.create("f")
+			r.must(r.write(ino, make([]byte, 100), 0))
+			r.must(r.writeBack(ino))
+			r.must(r.fs.Fsync(ino))
+			if m, err := r.lookup(ino, 0, 100, iomap.Write|iomap.Direct); err != nil || m.Type != iomap.Mapped || m.Flags&iomap.Dirty != 0 {
+				t.Fatalf("%+v, %v", m, err)
+			}
+			grow(r, ino)
+			if m, err := r.lookup(ino, 512, 512, iomap.Write|iomap.Direct); err != nil || m.Flags&iomap.Dirty == 0 {
+				t.Errorf("nothing has to be committed: %+v, %v", m, err)
+			}
+			r.must(r.fs.Fsync(ino))
+			r.finish()
+		})
+	}
+}

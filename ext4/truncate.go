@@ -50,8 +50,10 @@ func (fs *FS) truncateOnce(ino Ino, size uint64) error {
 	if fs.outside == nil {
 		return fs.truncate(in, size, true)
 	}
+	was := in.size
 	err = fs.truncate(in, size, false)
 	fs.takeBack(in, size, iomap.ToEOF, err)
+	fs.endMoved(in, was)
 	return err
 }
 
@@ -68,6 +70,18 @@ func (fs *FS) takeBack(in *inode, off, n uint64, failed error) {
 	}
 	if err := fs.outside.Drop(in.ino, lo, n); err != nil {
 		fs.log.Error("take mappings back", "inode", in.ino, "error", err)
+	}
+}
+
+// endMoved takes back the mapping of the block in which a file ended before it grew.
+// Who has it takes it that data there needs no commit to be found; now the size does.
+func (fs *FS) endMoved(in *inode, was uint64) {
+	bs := uint64(fs.geo.BlockSize)
+	if fs.outside == nil || in.size <= was || was%bs == 0 || in.inline() {
+		return
+	}
+	if err := fs.outside.Drop(in.ino, was&^(bs-1), bs); err != nil {
+		fs.log.Error("take a mapping back", "inode", in.ino, "error", err)
 	}
 }
 

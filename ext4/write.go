@@ -115,6 +115,7 @@ func (fs *FS) ioEnd(ino Ino, off, n uint64, missing func(blk uint64) error) (siz
 	case in.inline():
 		return in.size, nil // whose data is where its size is
 	}
+	was := in.size
 	for blk, hi := off>>fs.geo.BlockBits, fs.roundUp(end)>>fs.geo.BlockBits; blk < hi; {
 		run, err := fs.backing(in, blk)
 		if err != nil {
@@ -136,6 +137,9 @@ func (fs *FS) ioEnd(ino Ino, off, n uint64, missing func(blk uint64) error) (siz
 			in.size = end
 			return fs.store(tx, in)
 		})
+	}
+	if err == nil && off >= fs.roundUp(was) {
+		fs.endMoved(in, was)
 	}
 	return in.size, err
 }
