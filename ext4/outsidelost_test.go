@@ -91,13 +91,13 @@ func TestOutsideReadThenWritten(t *testing.T) {
 // and the mapping must say so.
 func TestOutsideEndMoves(t *testing.T) {
 	for name, grow := range map[string]func(r *outsideRig, ino ext4.Ino){
-		"truncate":  func(r *outsideRig, ino ext4.Ino) { r.truncate(ino, 5000) },
+		"truncate": func(r *outsideRig, ino ext4.Ino) { r.truncate(ino, 5000) },
 		"fallocate": func(r *outsideRig, ino ext4.Ino) {
 			r.must(r.fs.Fallocate(ino, 0, 8192, 4096))
 			f := r.file(ino)
 			f.size, f.disk, f.want = 12288, 12288, append(f.want, make([]byte, 12188)...)
 		},
-		"write":     func(r *outsideRig, ino ext4.Ino) { r.must(r.direct(ino, make([]byte, 4096), 4096)) },
+		"write": func(r *outsideRig, ino ext4.Ino) { r.must(r.direct(ino, make([]byte, 4096), 4096)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newOutsideRig(t, 32<<20, "-t ext4 -b 4096", ext4.Options{})
