@@ -3,8 +3,6 @@ package fuse
 import (
 	"sync"
 	"sync/atomic"
-
-	"ext4box/iomap"
 )
 
 // overflow takes requests off a reader that has to go on reading, because it is the last that does: see
@@ -219,10 +217,7 @@ func urgent(req []byte) bool {
 	case OpIomapIoend, OpIomapConfig, OpInit, OpInterrupt, OpNotifyReply:
 		return true
 	case OpIomapBegin:
-		// The protocol is not settled: what is unknown may be writeback, which has moved before.
-		const other = iomap.Write | iomap.Zero | iomap.Report | iomap.Fault | iomap.Direct | iomap.NoWait |
-			iomap.OverwriteOnly | iomap.Unshare | iomap.DAX | iomap.Atomic | iomap.DontCache | iomap.SwapFile
-		return load[IomapBeginIn](req[InHeaderSize:]).Op&^other != 0
+		return load[IomapBeginIn](req[InHeaderSize:]).Op.WritesBack()
 	}
 	return false
 }

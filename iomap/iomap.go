@@ -63,6 +63,11 @@ func (op Op) Stores() bool {
 	return op&(Write|Writeback) != 0 && op&Report == 0
 }
 
+// WritesBack tells whether this is, or may be, the page cache being written back, for which others may be
+// waiting. Operations that are not known are taken for such: the protocol is not settled, and the bit for it has
+// moved before.
+func (op Op) WritesBack() bool { return op&Writeback != 0 || op&^known != 0 }
+
 // NullAddr is the Addr of a mapping that has no place on a device.
 const NullAddr = ^uint64(0)
 

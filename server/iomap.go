@@ -42,10 +42,17 @@ type Iomap struct {
 	// AtomicMin and AtomicMax are the smallest and the largest write, in bytes, that the
 	// device does as a whole or not at all. 0: none, or not known.
 	AtomicMin, AtomicMax uint32
-	// Chosen, if not nil, is told once which way data goes, and why; see Server.DataPath.
-	// Without, the log is told.
-	// An error says that the mount must fail, because it is not the way that Mode wants.
-	Chosen func(path string, err error)
+	// Chosen, if not nil, is told once which way data goes, instead of the log.
+	Chosen func(Choice)
+}
+
+// Choice is which way file data goes.
+type Choice struct {
+	Iomap bool   // the kernel moves it itself
+	Path  string // in words, with the reason; see Server.DataPath
+	// Err, if not nil, says that the mount must fail, because it is not the way that Mode
+	// wants.
+	Err error
 }
 
 // noIomap says why there is no point in asking the kernel to move data itself, or nothing.
@@ -78,7 +85,7 @@ func (s *Server) chosen(level slog.Level, path string, err error) {
 	switch {
 	case !s.path.CompareAndSwap(nil, &path):
 	case s.iomap.Chosen != nil:
-		s.iomap.Chosen(path, err)
+		s.iomap.Chosen(Choice{s.outside.Load() != nil, path, err})
 	case err != nil:
 		s.log.Error("the filesystem is not served", "error", err)
 	default:

@@ -364,9 +364,9 @@ func TestIomapConfig(t *testing.T) {
 			}
 			chosen := 0
 			b := serveBare(t, bareConfig{mke2fs: c.mke2fs, early: true, options: func(o *server.Options) {
-				o.Iomap.Chosen = func(path string, err error) {
-					if chosen++; err != nil || path != "fuse-iomap, device loop7" {
-						t.Errorf("chosen: %q, %v", path, err)
+				o.Iomap.Chosen = func(c server.Choice) {
+					if chosen++; c != (server.Choice{Iomap: true, Path: "fuse-iomap, device loop7"}) {
+						t.Errorf("chosen: %+v", c)
 					}
 				}
 			}})
@@ -495,7 +495,11 @@ func TestIomapRequired(t *testing.T) {
 	var refused error
 	on := func(o *server.Options) {
 		o.Iomap.Mode = server.IomapOn
-		o.Iomap.Chosen = func(p string, err error) { path, refused = p, err }
+		o.Iomap.Chosen = func(c server.Choice) {
+			if path, refused = c.Path, c.Err; c.Iomap {
+				t.Errorf("chosen: %+v", c)
+			}
+		}
 	}
 	_, err := connectBare(t, bareConfig{options: on, kernel: func(k *fusetest.Config) { k.Minor, k.IomapSupport = 46, 0 }})
 	if err == nil || refused == nil || !strings.Contains(refused.Error(), "7.46") || !strings.Contains(path, "7.46") {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -120,12 +119,12 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	chosen := make(chan mount.DataPath, 1)
-	s.iomap.Chosen = func(path string, err error) {
-		if err != nil {
-			end(err) // the kernel is told, but a mount without an answer would stay
+	s.iomap.Chosen = func(c server.Choice) {
+		if c.Err != nil {
+			end(c.Err) // the kernel is told, but a mount without an answer would stay
 			return
 		}
-		chosen <- mount.DataPath{Iomap: strings.HasPrefix(path, "fuse-iomap"), Text: path}
+		chosen <- mount.DataPath{Iomap: c.Iomap, Text: c.Path}
 	}
 	srv := server.New(s.fs, server.Options{
 		Logger: log, Owner: uint32(os.Geteuid()), Destroy: func() { _ = s.close() }, // Close tells the error

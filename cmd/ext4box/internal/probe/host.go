@@ -70,19 +70,22 @@ func seccomp() Check {
 
 const loopControl = "/dev/loop-control"
 
+// loopUse is what ext4box needs loop devices for.
+const loopUse = "needed only with fuse-iomap, and for blkdev=on"
+
 // loopDevices are what the kernel needs for an image file, its own ext4 as well as
-// fuse-iomap. Without that ext4box does not.
+// fuse-iomap.
 func loopDevices() Check {
 	const name, path = "loop-devices", loopControl
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case err == nil:
 		unix.Close(fd)
-		return yes(name, path+" can be opened by this user (needed only with fuse-iomap)")
+		return yes(name, path+" can be opened by this user ("+loopUse+")")
 	case errors.Is(err, unix.ENOENT):
-		return no(name, "there is no "+path+" (needed only with fuse-iomap)", "")
+		return no(name, "there is no "+path+" ("+loopUse+")", "")
 	default:
-		return no(name, fmt.Sprintf("%s: %v (needed only with fuse-iomap)", path, err), "")
+		return no(name, fmt.Sprintf("%s: %v (%s)", path, err, loopUse), "")
 	}
 }
 
