@@ -29,6 +29,9 @@ func TestOutsideFull(t *testing.T) {
 		{"clusters", "-t ext4 -b 1024 -O bigalloc -C 4096 -J size=1", 32 << 20, 0},
 	} {
 		t.Run(s.name, func(t *testing.T) {
+			if testing.Short() && s.size > 8<<20 {
+				s.size /= 2
+			}
 			r := newOutsideRig(t, s.size, s.args, ext4.Options{})
 			rng := rand.New(rand.NewPCG(3, 4))
 			step := 2 * r.bs
