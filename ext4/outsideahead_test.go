@@ -325,10 +325,10 @@ func TestOutsideShares(t *testing.T) {
 	s, err := r.fs.Statfs()
 	r.must(err)
 	sum := int64(0)
-	for i := range 12 {
+	for i := range 6 {
 		ino := r.create(fmt.Sprint("f", i))
 		ahead := int64(0)
-		for off := uint64(0); off < 16<<20; {
+		for off := uint64(0); off < 18<<20; {
 			m, _, err := r.fs.MapOutside(ino, off, 4096, iomap.Write, false)
 			r.must(err)
 			off = m.Offset + m.Length

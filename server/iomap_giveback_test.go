@@ -54,35 +54,44 @@ func (m *mounted) fillUp(t *testing.T, name string) (f *vfs.File, size int) {
 // TestModelDirectInFlight: a direct write is on its way to blocks ahead, which it found in the cache, where a
 // buffered write had left them. Nobody was told of it when space gets short.
 func TestModelDirectInFlight(t *testing.T) {
-	generations(t, func(t *testing.T, g vfs.Generation) {
-		m := mountModelWith(t, smallModel(vfs.Config{Generation: g}))
-		f := m.streamed(t, "f", 5)
-		d := m.open(t, "f", syscall.O_RDWR|syscall.O_DIRECT)
-		trap := m.Hold(func(e *vfs.Event) bool { return e.Stage == vfs.DeviceWrite && e.NodeID == f.NodeID() })
-		m.ResetTrace()
-		done := make(chan error, 1)
-		go func() {
-			_, err := d.WriteAt(bytes.Repeat([]byte{'d'}, 8192), 5*4096)
-			done <- err
-		}()
-		trap.Wait()
-		if m.Count(fuse.OpIomapBegin) != 0 {
-			t.Fatalf("the direct write asked: %q", m.Trace())
-		}
-		z, size := m.fillUp(t, "z")
-		trap.Release()
-		if err := <-done; err != nil {
+	for _, image := range []string{"extents", "indirect", "clusters"} {
+		t.Run(image, func(t *testing.T) {
+			generations(t, func(t *testing.T, g vfs.Generation) {
+				c := smallModel(vfs.Config{Generation: g})
+				c.size, c.mke2fs = 32<<20, images[image]
+				testDirectInFlight(t, mountModelWith(t, c))
+			})
+		})
+	}
+}
+
+func testDirectInFlight(t *testing.T, m *mounted) {
+	f := m.streamed(t, "f", 5)
+	d := m.open(t, "f", syscall.O_RDWR|syscall.O_DIRECT)
+	trap := m.Hold(func(e *vfs.Event) bool { return e.Stage == vfs.DeviceWrite && e.NodeID == f.NodeID() })
+	m.ResetTrace()
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.WriteAt(bytes.Repeat([]byte{'d'}, 8192), 5*4096)
+		done <- err
+	}()
+	trap.Wait()
+	if m.Count(fuse.OpIomapBegin) != 0 {
+		t.Fatalf("the direct write asked: %q", m.Trace())
+	}
+	z, size := m.fillUp(t, "z")
+	trap.Release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	z.DontNeed()
+	m.content(t, "z", bytes.Repeat([]byte{'z'}, size))
+	m.content(t, "f", append(xs(5*4096), bytes.Repeat([]byte{'d'}, 8192)...))
+	for _, f := range []*vfs.File{z, d, f} {
+		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
-		z.DontNeed()
-		m.content(t, "z", bytes.Repeat([]byte{'z'}, size))
-		m.content(t, "f", append(xs(5*4096), bytes.Repeat([]byte{'d'}, 8192)...))
-		for _, f := range []*vfs.File{z, d, f} {
-			if err := f.Close(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	}
 }
 
 // TestModelLeftovers: what files that nobody uses have left is there for others, to the last block.

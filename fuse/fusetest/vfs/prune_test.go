@@ -27,7 +27,13 @@ func TestPrune(t *testing.T) {
 		mem, err := g.Mmap()
 		must(t, err)
 		must(t, g.Close())
-		mustWrite(t, open, data[:100], 0)
+		// What is stored through memory is dirty after everything was closed.
+		h := mustOpen(t, fs, "f3", syscall.O_RDWR)
+		stored, err := h.Mmap()
+		must(t, err)
+		must(t, h.Close())
+		must(t, stored.Store(pattern(2, 10000), 0))
+		stored.Unmap()
 		fs.ResetTrace()
 		must(t, fs.Session().NotifyPrune(append(ids, 4711, fs.cfg.RootNodeID)))
 		if n := fs.Count(fuse.OpForget); n != 2 {
@@ -38,11 +44,22 @@ func TestPrune(t *testing.T) {
 			if (in != nil) != want {
 				t.Errorf("f%d is in memory: %t", i, in != nil)
 			}
+			data := data
+			if i == 3 {
+				data = pattern(2, 10000)
+			}
 			if got := s.stored(fmt.Sprint("f", i), dev); string(got) != string(data) {
 				t.Errorf("f%d: %d bytes are stored, the first difference is at %d", i, len(got), difference(got, data))
 			}
 		}
-		f := mustOpen(t, fs, "f0", syscall.O_RDWR)
+		// The name of what is in use stays.
+		fs.ResetTrace()
+		f := mustOpen(t, fs, "f1", syscall.O_RDWR)
+		must(t, f.Close())
+		if n := fs.Count(fuse.OpLookup); n != 0 {
+			t.Errorf("%d LOOKUP of what is open", n)
+		}
+		f = mustOpen(t, fs, "f0", syscall.O_RDWR)
 		wantRead(t, f, 0, data)
 		must(t, f.Close())
 		mem.Unmap()
