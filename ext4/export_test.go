@@ -88,3 +88,10 @@ func (fs *FS) AwaitAsked() {
 		<-asking
 	}
 }
+
+// LimitReserved has a filesystem hold no more than so many runs of blocks that are
+// pending. It returns how many there are.
+func (fs *FS) LimitReserved(n int64) int64 {
+	fs.w.maxReserved = n
+	return fs.w.reserved.Load()
+}

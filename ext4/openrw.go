@@ -92,7 +92,7 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 // startWriter sets up fs.w and with it the journal, for ordinary work or, with r,
 // for the one transaction that recovers fast commits.
 func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.Replay) error {
-	w := &writer{quotaCredits: fs.quotaCredits()}
+	w := &writer{quotaCredits: fs.quotaCredits(), maxReserved: maxReserved}
 	o := journal.WriterOptions{
 		Interval:   fs.opts.CommitInterval,
 		NoBarrier:  fs.opts.NoBarrier,

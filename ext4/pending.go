@@ -15,6 +15,11 @@ type reserved struct {
 	ahead bool // nobody has asked for it yet
 }
 
+// maxReserved bounds how many runs are pending, in all files together, and with that the memory for them,
+// some 40 bytes each, where data is moved outside. A write that fails after its question leaves a run behind
+// of which nobody may ever hear again, so nothing else bounds them but the space on the device.
+const maxReserved = 4 << 20
+
 // covering is the place in pending of the first run that ends behind blk.
 func covering(pending []reserved, blk uint64) int {
 	return sort.Search(len(pending), func(i int) bool { return pending[i].End() > blk })
@@ -67,6 +72,7 @@ func (fs *FS) addPending(in *inode, run extent.Run, asked uint64) {
 func (fs *FS) insertPending(in *inode, p reserved) {
 	i := covering(in.pending, p.Block)
 	in.pending = slices.Insert(in.pending, i, p)
+	fs.w.reserved.Add(1)
 	fs.countPending(in, &p, int64(p.Len))
 	if i+1 < len(in.pending) && fs.mergePending(in, i) {
 		in.pending = slices.Delete(in.pending, i+1, i+2)
@@ -83,6 +89,7 @@ func (fs *FS) mergePending(in *inode, i int) bool {
 		return false
 	}
 	a.Len += b.Len
+	fs.w.reserved.Add(-1)
 	return true
 }
 
@@ -121,6 +128,7 @@ func (fs *FS) cutPending(in *inode, lo, hi uint64) (cut []reserved) {
 		cut = append(cut, p)
 	}
 	in.pending = slices.Replace(in.pending, i, j, rest...)
+	fs.w.reserved.Add(int64(len(rest) - (j - i)))
 	return cut
 }
 

@@ -76,6 +76,9 @@ func (fs *FS) reserve(in *inode, run extent.Run, asked uint64) error {
 	fs.addPending(in, run, asked)
 	fs.pin(in)
 	err := fs.promiseNodes(in)
+	if err == nil && fs.outside != nil && fs.w.reserved.Load() > fs.w.maxReserved {
+		err = fmt.Errorf("inode %d: too much is waiting to be written, in too many pieces: %w", in.ino, syscall.ENOSPC)
+	}
 	if err != nil {
 		fs.dropPending(in, run.Block, run.End())
 	}

@@ -49,6 +49,9 @@ type writer struct {
 	ahead aheads       // what is reserved ahead of writes
 	asked atomic.Int64 // blocks that are pending because they were asked for
 
+	reserved    atomic.Int64 // runs that are pending
+	maxReserved int64
+
 	quotas       [quota.Kinds]*quotaFile // nil: not kept
 	quotaCredits int                     // for what any operation charges
 	enforcing    bool                    // some of the limits
