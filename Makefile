@@ -53,9 +53,9 @@ fsx:
 	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx(Iomap)?$$' -v ./test
 
 # Damaged images of each shape that are opened for writing and worked on, DAMAGE
-# of them from seed DAMAGESEED on.
+# of them from seed DAMAGESEED on, and as many kernels that have gone mad.
 damage:
-	EXT4BOX_DAMAGE='$(DAMAGE)' EXT4BOX_DAMAGE_SEED='$(DAMAGESEED)' $(GO) test -count=1 -timeout 4h -run '^TestDamageWritten$$' -v ./ext4
+	EXT4BOX_DAMAGE='$(DAMAGE)' EXT4BOX_DAMAGE_SEED='$(DAMAGESEED)' $(GO) test -count=1 -timeout 4h -run '^(TestDamageWritten|TestDamageMapped|TestIomapAttacked)$$' -v ./ext4 ./server
 
 # stress-ng's filesystem class against a mount, STRESSTIME seconds.
 stress: setup build

@@ -208,69 +208,81 @@ func (h *hostile) step() {
 // TestIomapAttacked has several threads of a kernel that has gone mad send what they like: the server
 // survives, and the image is sound afterwards, whatever has become of the files.
 func TestIomapAttacked(t *testing.T) {
-	count, seed := attackSize(60)
+	count, seed := attackSize(1)
 	for _, image := range slices.Sorted(maps.Keys(attackedImages)) {
 		for _, calm := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s,calm=%t", image, calm), func(t *testing.T) {
-				names := []string{"dir", "file", "file", "sparse", "sparse", "unwritten", "unwritten", "small", "empty", "empty", "link", "fifo", "device"}
-				var debugfs []string
-				if image == "mixed" {
-					names = append(names, "indirect", "indirect", "indirect")
-					debugfs = []string{"write " + os.Args[0] + " indirect", "feature extent"}
-				}
-				b := serveBare(t, bareConfig{mke2fs: attackedImages[image], size: 64 << 20, debugfs: debugfs, prepare: func(t *testing.T, fs *ext4.FS) {
-					someFiles(t, fs)
-					for name, mode := range map[string]uint32{"link": syscall.S_IFLNK, "fifo": syscall.S_IFIFO, "device": syscall.S_IFBLK} {
-						if _, err := fs.Create(ext4.RootIno, name, ext4.NewNode{Mode: mode | 0o777, Target: "file"}); err != nil {
-							t.Fatal(err)
-						}
+				for i := range count {
+					if attackServer(t, image, calm, seed+uint64(i)); t.Failed() {
+						t.Logf("seed %d", seed+uint64(i))
+						break
 					}
-				}})
-				var nodes []uint64
-				for _, name := range names {
-					nodes = append(nodes, b.node(name).NodeID)
-				}
-				var all []*hostile
-				bounded(t, fmt.Sprint("seed ", seed), func() {
-					var wg sync.WaitGroup
-					for i := range 4 {
-						h := &hostile{bare: b, rng: rand.New(rand.NewPCG(seed, uint64(i))), nodes: slices.Clone(nodes), calm: calm, tally: map[fuse.Opcode]*[2]int{}}
-						all = append(all, h)
-						wg.Go(func() {
-							for range count {
-								h.step()
-							}
-						})
-					}
-					wg.Wait()
-				})
-				sum := map[fuse.Opcode][2]int{}
-				for _, h := range all {
-					for op, n := range h.tally {
-						sum[op] = [2]int{sum[op][0] + n[0], sum[op][1] + n[1]}
-					}
-				}
-				t.Logf("done and refused: %v", sum)
-				for _, op := range []fuse.Opcode{fuse.OpIomapBegin, fuse.OpIomapIoend, fuse.OpSetattr, fuse.OpFallocate} {
-					if n := sum[op]; n[0] == 0 || n[1] == 0 {
-						t.Errorf("%v: %d done and %d refused: this tests nothing", op, n[0], n[1])
-					}
-				}
-				b.Do(fuse.OpUnfreezeFS, 1)
-				if !calm {
-					b.Do(fuse.OpShutdownFS, 1, fusetest.Bytes(&fuse.ShutdownFSIn{}))
-				}
-				_ = b.Destroy()
-				for range 2 {
-					if out, err := b.IomapBegin(nodes[1], fuse.IomapBeginIn{Op: iomap.Write, Ino: nodes[1], Count: 1}); err == nil && !calm {
-						t.Errorf("BEGIN after SHUTDOWN and DESTROY: %+v", out)
-					}
-				}
-				if calm {
-					b.finish(t)
 				}
 			})
 		}
+	}
+}
+
+// attackMessages is how many each thread sends.
+const attackMessages = 80
+
+func attackServer(t *testing.T, image string, calm bool, seed uint64) {
+	names := []string{"dir", "file", "file", "sparse", "sparse", "unwritten", "unwritten", "small", "empty", "empty", "link", "fifo", "device"}
+	var debugfs []string
+	if image == "mixed" {
+		names = append(names, "indirect", "indirect", "indirect")
+		debugfs = []string{"write " + os.Args[0] + " indirect", "feature extent"}
+	}
+	b := serveBare(t, bareConfig{mke2fs: attackedImages[image], size: 64 << 20, debugfs: debugfs, prepare: func(t *testing.T, fs *ext4.FS) {
+		someFiles(t, fs)
+		for name, mode := range map[string]uint32{"link": syscall.S_IFLNK, "fifo": syscall.S_IFIFO, "device": syscall.S_IFBLK} {
+			if _, err := fs.Create(ext4.RootIno, name, ext4.NewNode{Mode: mode | 0o777, Target: "file"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}})
+	var nodes []uint64
+	for _, name := range names {
+		nodes = append(nodes, b.node(name).NodeID)
+	}
+	var all []*hostile
+	bounded(t, fmt.Sprint("seed ", seed), func() {
+		var wg sync.WaitGroup
+		for i := range 4 {
+			h := &hostile{bare: b, rng: rand.New(rand.NewPCG(seed, uint64(i))), nodes: slices.Clone(nodes), calm: calm, tally: map[fuse.Opcode]*[2]int{}}
+			all = append(all, h)
+			wg.Go(func() {
+				for range attackMessages {
+					h.step()
+				}
+			})
+		}
+		wg.Wait()
+	})
+	sum := map[fuse.Opcode][2]int{}
+	for _, h := range all {
+		for op, n := range h.tally {
+			sum[op] = [2]int{sum[op][0] + n[0], sum[op][1] + n[1]}
+		}
+	}
+	t.Logf("done and refused: %v", sum)
+	for _, op := range []fuse.Opcode{fuse.OpIomapBegin, fuse.OpIomapIoend, fuse.OpSetattr, fuse.OpFallocate} {
+		if n := sum[op]; n[0] == 0 || n[1] == 0 {
+			t.Errorf("%v: %d done and %d refused: this tests nothing", op, n[0], n[1])
+		}
+	}
+	b.Do(fuse.OpUnfreezeFS, 1)
+	if !calm {
+		b.Do(fuse.OpShutdownFS, 1, fusetest.Bytes(&fuse.ShutdownFSIn{}))
+	}
+	_ = b.Destroy()
+	for range 2 {
+		if out, err := b.IomapBegin(nodes[1], fuse.IomapBeginIn{Op: iomap.Write, Ino: nodes[1], Count: 1}); err == nil && !calm {
+			t.Errorf("BEGIN after SHUTDOWN and DESTROY: %+v", out)
+		}
+	}
+	if calm {
+		b.finish(t)
 	}
 }
 
