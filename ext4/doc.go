@@ -48,7 +48,7 @@
 // Leaves, under which none of these is taken: orphanFile.mu, quotaFile.idleMu,
 // holds.mu, aheads.mu, accessTimes.mu and in it freeze.mu, discards.mu and
 // damage.mu. The last is taken with any lock held, for damage is found anywhere.
-// journal and balloc have their own below.
+// So is strayed.mu, and in it holds.mu. journal and balloc have their own below.
 //
 // No inode is locked while a handle is open, for a commit waits for handles, and
 // no data is moved. Callbacks of ReadDir run without locks where the filesystem

@@ -136,6 +136,7 @@ type FS struct {
 	w     *writer     // nil: read-only
 
 	outside iomap.Cache // who moves data instead of the movers; nil: nobody
+	strayed strayed
 	down    atomic.Bool // by Shutdown
 	guard   *mmp.Guard  // nil: not needed
 

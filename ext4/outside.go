@@ -53,11 +53,20 @@ func (fs *FS) Mappable(ino Ino) (reason string) {
 //   - [iomap.OverwriteOnly] fails with EAGAIN where there is no data to overwrite.
 func (fs *FS) MapOutside(ino Ino, off, n uint64, op iomap.Op, limited bool) (m iomap.Mapping, kept bool, err error) {
 	err = fs.retryingFor(ino, func() (err error) {
-		m, kept, err = fs.mapOutside(ino, off, n, op, limited, false)
-		if err == errAlone {
-			m, kept, err = fs.mapOutside(ino, off, n, op, limited, true)
+		for {
+			known := fs.zones.Changes()
+			m, kept, err = fs.mapOutside(ino, off, n, op, limited, false)
+			if err == errAlone {
+				m, kept, err = fs.mapOutside(ino, off, n, op, limited, true)
+			}
+			if err != nil || known == fs.zones.Changes() {
+				return err
+			}
+			// Blocks turned out to be the filesystem's own, maybe too late for this mapping.
+			if err := fs.dropAll(ino); err != nil {
+				return err
+			}
 		}
-		return err
 	})
 	return m, kept, err
 }

@@ -2,6 +2,8 @@ package ext4
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"ext4box/iomap"
@@ -30,9 +32,14 @@ func (fs *FS) recall() {
 	if fs.outside == nil {
 		return
 	}
+	fs.recallEach(fs.recallInode)
+}
+
+// recallEach takes back all mappings, by what does so for one inode.
+func (fs *FS) recallEach(recallInode func(ino Ino) error) {
 	var failed error
 	for _, ino := range fs.w.holds.handedOut() {
-		if err := fs.recallInode(ino); err != nil && !errors.Is(err, syscall.ESTALE) && !errors.Is(err, syscall.ENOENT) {
+		if err := recallInode(ino); err != nil && !errors.Is(err, syscall.ESTALE) && !errors.Is(err, syscall.ENOENT) {
 			failed = err // for the others it is no different, mostly
 		}
 	}
@@ -48,5 +55,30 @@ func (fs *FS) recallInode(ino Ino) error {
 		in.mu.Lock()
 		defer in.mu.Unlock()
 	}
-	return fs.outside.Drop(ino, 0, iomap.ToEOF)
+	return fs.dropAll(ino)
 }
+
+// strayed is how much of what is known of structures in strange places (see package syszone) was known when
+// mappings were last taken back for that.
+type strayed struct {
+	seen atomic.Uint64
+	mu   sync.Mutex // while they are taken back
+}
+
+// recallStrays comes between the first look at the descriptor of a group and the use of its structures. When
+// these lie where a file may have blocks, a mapping may have been handed out that leads there. It
+// is called with any lock held, so it does not wait for inodes; see MapOutside for who is about to hand out
+// such a mapping now.
+func (fs *FS) recallStrays() {
+	if fs.outside == nil || fs.w == nil || fs.strayed.seen.Load() == fs.zones.Changes() {
+		return
+	}
+	fs.strayed.mu.Lock()
+	defer fs.strayed.mu.Unlock()
+	if n := fs.zones.Changes(); n != fs.strayed.seen.Load() {
+		fs.recallEach(fs.dropAll)
+		fs.strayed.seen.Store(n)
+	}
+}
+
+func (fs *FS) dropAll(ino Ino) error { return fs.outside.Drop(ino, 0, iomap.ToEOF) }

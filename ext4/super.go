@@ -123,6 +123,7 @@ func (fs *FS) group(group uint32) (disk.GroupDesc, error) {
 	d, err := fs.readGroup(group)
 	if err == nil && fs.zones != nil {
 		err = fs.zones.Note(group, &d)
+		fs.recallStrays()
 	}
 	return d, err
 }

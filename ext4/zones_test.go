@@ -13,6 +13,7 @@ import (
 	"ext4box/ext4"
 	"ext4box/ext4/internal/disktest"
 	"ext4box/internal/e2test"
+	"ext4box/iomap"
 )
 
 // systemBlocks are blocks of an image that no file may have, by what they are.
@@ -155,5 +156,34 @@ func TestStrayStructures(t *testing.T) {
 	}
 	if _, err := fs.ReadAt(ino, make([]byte, 100), 0); !errors.Is(err, syscall.EUCLEAN) {
 		t.Errorf("read: %v", err)
+	}
+}
+
+// TestStrayStructuresMapped: of a file over structures that come to light when their group is used, whoever
+// moves data outside has no mapping by then, and gets none any more.
+func TestStrayStructuresMapped(t *testing.T) {
+	tree := e2test.Tree(t, map[string]string{"data": strings.Repeat("d", 5000)})
+	path := e2test.Image(t, 64<<20, "-t", "ext4", "-b", "1024", "-G", "1", "-O", "^metadata_csum", "-N", "2048", "-e", "continue", "-d", tree)
+	blk := disktest.Blocks(t, path, "data")[0]
+	e2test.Change(t, path, fmt.Sprintf("set_bg 6 inode_table %d", blk), "set_bg 6 checksum calc")
+	r := &outsideRig{t: t, img: path, files: map[ext4.Ino]*outsideFile{}}
+	r.open(ext4.Options{})
+	ino := resolve(t, r.fs, "data")
+	r.fs.Hold(ino)
+	if m, kept, err := r.fs.MapOutside(ino, 0, 1024, iomap.Read, false); err != nil || !kept || m.Addr != blk*1024 || len(r.cache.maps[ino]) != 1 {
+		t.Fatalf("%+v, kept %t, %v; %d mappings", m, kept, err, len(r.cache.maps[ino]))
+	}
+	const perGroup = 1024 / 4
+	if _, err := r.fs.Stat(6*perGroup + 5); err == nil {
+		t.Fatal("the inode table is not the file")
+	}
+	if list := r.cache.maps[ino]; len(list) > 0 {
+		t.Errorf("the inode table can be written to: %+v", list)
+	}
+	if m, _, err := r.fs.MapOutside(ino, 0, 1024, iomap.Write, false); !errors.Is(err, syscall.EUCLEAN) {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if err := r.fs.Close(); err != nil {
+		t.Error(err)
 	}
 }

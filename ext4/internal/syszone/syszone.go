@@ -93,6 +93,9 @@ func (z *Zones) Free(start, n uint64) bool {
 // when it was asked before.
 func (z *Zones) Strays() bool { return z.strays.any.Load() }
 
+// Changes is how often that has become more.
+func (z *Zones) Changes() uint64 { return z.strays.changes.Load() }
+
 // Note is told of the descriptor of each group that is used. Its structures are
 // known to Free from then on.
 func (z *Zones) Note(group uint32, d *disk.GroupDesc) error {
@@ -183,9 +186,10 @@ func hits(spans []span, r span) bool {
 
 // strays are the structures outside of their homes.
 type strays struct {
-	any   atomic.Bool
-	mu    sync.RWMutex
-	spans []span // sorted, apart
+	any     atomic.Bool
+	changes atomic.Uint64
+	mu      sync.RWMutex
+	spans   []span // sorted, apart
 }
 
 func (s *strays) hit(r span) bool {
@@ -218,6 +222,7 @@ func (s *strays) add(r span) bool {
 	}
 	s.spans = slices.Replace(s.spans, lo, hi, r)
 	s.any.Store(true)
+	s.changes.Add(1)
 	return true
 }
 
