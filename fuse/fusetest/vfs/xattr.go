@@ -121,6 +121,27 @@ func (t *Task) Setxattr(path, name string, value []byte, flags int) error {
 	if len(value) > maxXattrValue {
 		return syscall.E2BIG
 	}
+	return fail(t.changeXattr(path, name, func(in *inode, kind aclKind) syscall.Errno {
+		acl, errno := parseACL(value)
+		if errno != 0 {
+			return errno
+		}
+		return t.setACL(in, kind, acl)
+	}, func(in *inode) syscall.Errno { return in.setxattr(t.caller(), name, value, flags, 0) }))
+}
+
+// Removexattr is lremovexattr(2).
+func (t *Task) Removexattr(path, name string) error {
+	if errno := checkXattrName(name); errno != 0 {
+		return errno
+	}
+	return fail(t.changeXattr(path, name,
+		func(in *inode, kind aclKind) syscall.Errno { return t.setACL(in, kind, nil) },
+		func(in *inode) syscall.Errno { return in.removexattr(t.caller(), name) }))
+}
+
+// changeXattr changes, of what a path leads to, an ACL or any other attribute.
+func (t *Task) changeXattr(path, name string, acl func(*inode, aclKind) syscall.Errno, other func(*inode) syscall.Errno) syscall.Errno {
 	in, errno := t.walk(path, 0)
 	if errno != 0 {
 		return errno
@@ -128,21 +149,18 @@ func (t *Task) Setxattr(path, name string, value []byte, flags int) error {
 	defer t.fs.iput(in)
 	done := t.fs.startWrite()
 	defer done()
-	if kind, ok := aclKindOf(name); ok {
-		acl, errno := parseACL(value)
-		if errno != 0 {
+	kind, isACL := aclKindOf(name)
+	if !isACL {
+		if errno := t.xattrPermission(in, name, mayWrite); errno != 0 {
 			return errno
 		}
-		in.rwsem.Lock()
-		defer in.rwsem.Unlock()
-		return fail(t.setACL(in, kind, acl))
-	}
-	if errno := t.xattrPermission(in, name, mayWrite); errno != 0 {
-		return errno
 	}
 	in.rwsem.Lock()
 	defer in.rwsem.Unlock()
-	return fail(in.setxattr(t.caller(), name, value, flags, 0))
+	if isACL {
+		return acl(in, kind)
+	}
+	return other(in)
 }
 
 // Getxattr is lgetxattr(2).
@@ -194,29 +212,4 @@ func (t *Task) Listxattr(path string) ([]string, error) {
 		return nil, syscall.EIO
 	}
 	return strings.Split(string(payload[:len(payload)-1]), "\x00"), nil
-}
-
-// Removexattr is lremovexattr(2).
-func (t *Task) Removexattr(path, name string) error {
-	if errno := checkXattrName(name); errno != 0 {
-		return errno
-	}
-	in, errno := t.walk(path, 0)
-	if errno != 0 {
-		return errno
-	}
-	defer t.fs.iput(in)
-	done := t.fs.startWrite()
-	defer done()
-	if kind, ok := aclKindOf(name); ok {
-		in.rwsem.Lock()
-		defer in.rwsem.Unlock()
-		return fail(t.setACL(in, kind, nil))
-	}
-	if errno := t.xattrPermission(in, name, mayWrite); errno != 0 {
-		return errno
-	}
-	in.rwsem.Lock()
-	defer in.rwsem.Unlock()
-	return fail(in.removexattr(t.caller(), name))
 }
