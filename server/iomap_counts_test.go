@@ -236,7 +236,7 @@ func TestCountSmallWrites(t *testing.T) {
 		for _, flags := range []int{0, syscall.O_DIRECT} {
 			t.Run(fmt.Sprintf("%s/flags%#o", image, flags), func(t *testing.T) {
 				generations(t, func(t *testing.T, g vfs.Generation) {
-					// In a small one less is given to a direct write, as that cannot be asked back.
+					// In a small one less is ahead than what this expects.
 					m := counted(t, modelConfig{Config: vfs.Config{Generation: g}, size: 512 << 20, mke2fs: images[image]})
 					// That there is no END is said once for a mount.
 					before := m.created(t, "before", 0)
