@@ -5,6 +5,7 @@ import (
 
 	"ext4box/ext4"
 	"ext4box/fuse"
+	"ext4box/iomap"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,12 +63,18 @@ func (o *outside) statx(mask uint32, x *fuse.Statx) {
 // setattr does what it is told and nothing else: the kernel has checked what flags
 // forbid, has taken away what lends privilege, and changes ACLs itself. Of regular
 // files it also keeps the times, and says what they are.
-func (o *outside) setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut) syscall.Errno {
+func (o *outside) setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut) (errno syscall.Errno) {
 	ino := o.inode(r.NodeID)
 	if in.Valid&fuse.SetattrSize != 0 {
 		if err := o.fs.Truncate(ino, in.Size); err != nil {
 			return o.errno(r, err)
 		}
+		// A kernel that is told of an error keeps what it knows of blocks that are gone.
+		defer func() {
+			if errno != 0 {
+				_ = o.Drop(ino, in.Size, iomap.ToEOF)
+			}
+		}()
 	}
 	now := o.fs.Now()
 	a, change := attrOf(r, in, now)
