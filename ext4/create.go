@@ -165,6 +165,11 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 	credits, revokes := fs.creditsAdd(d)
 	first, more := fs.creditsGrow(in, 0) // of a directory or a link
 	credits += first + balloc.CreditsAllocInode + 2 + creditsSetXattrs + creditsOrphan
+	defer func() {
+		if in.ino != 0 {
+			fs.w.numbers.endChange(in.ino)
+		}
+	}()
 	err = fs.transact(credits, revokes+more+1, func(tx *journal.Handle) error {
 		isDir := in.IsDir()
 		ino, err := fs.allocInode(tx, balloc.InodeRequest{
@@ -174,6 +179,7 @@ func (fs *FS) tryCreate(d *inode, name string, n NewNode) (Ino, error) {
 			return err
 		}
 		in.ino = Ino(ino)
+		fs.w.numbers.startChange(in.ino)
 		in.seed = fs.sums.InodeSeed(ino, in.Generation)
 		// From here on everything that fails is undone: the inode exists on
 		// disk, and nothing leads to it.

@@ -56,6 +56,9 @@ func (fs *FS) fallocate(ino Ino, mode uint32, off, n uint64, limited bool) (err 
 	defer ref.put()
 	ref.io.Lock()
 	defer ref.io.Unlock()
+	if err := ref.current(); err != nil {
+		return err
+	}
 	in, err := fs.wlock(ino)
 	if err != nil {
 		return err

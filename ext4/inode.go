@@ -111,6 +111,15 @@ func (fs *FS) iget(ino Ino) (*inode, error) {
 	if fs.private(ino) {
 		return nil, fmt.Errorf("inode %d is reserved: %w", ino, syscall.ESTALE)
 	}
+	if fs.w != nil {
+		if !fs.w.numbers.startRead(ino) {
+			if in := fs.nodes.Get(uint64(ino)); in != nil {
+				return in, nil
+			}
+			return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
+		}
+		defer fs.w.numbers.endRead(ino)
+	}
 	in, err := fs.loadInode(ino)
 	if err != nil {
 		if errors.Is(err, syscall.EUCLEAN) {
@@ -160,6 +169,17 @@ func (fs *FS) rlockIf(ino Ino, try bool) (*inode, error) {
 func (in *inode) runlock() {
 	in.mu.RUnlock()
 	in.put()
+}
+
+// current returns an error if an inode, whose io is locked, no longer is the one of its
+// number. While io is locked it stays that: only reap deletes.
+func (in *inode) current() error {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	if in.deleted {
+		return fmt.Errorf("inode %d is not in use: %w", in.ino, syscall.ESTALE)
+	}
+	return nil
 }
 
 // private tells whether an inode belongs to the filesystem itself.

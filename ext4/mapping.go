@@ -186,6 +186,9 @@ func (fs *FS) ReadAt(ino Ino, p []byte, off int64) (int, error) {
 		defer in.put()
 		in.io.RLock()
 		defer in.io.RUnlock()
+		if err := in.current(); err != nil {
+			return 0, err
+		}
 	}
 	return fs.mover.ReadAt(ino, p, off)
 }

@@ -29,6 +29,9 @@ func (fs *FS) truncateOnce(ino Ino, size uint64) error {
 	// Nobody may move data to blocks that are about to go away.
 	in.io.Lock()
 	defer in.io.Unlock()
+	if err := in.current(); err != nil {
+		return err
+	}
 	if in, err = fs.wlock(ino); err != nil {
 		return err
 	}
@@ -312,13 +315,18 @@ func (fs *FS) deleteInode(in *inode) error {
 		in.Mode, in.size = 0, 0
 		in.Flags &^= disk.FlagExtents | disk.FlagInlineData
 		clear(in.Block[:])
-		if err := fs.store(tx, in); err != nil {
+		// Nobody finds it any longer by the time its number is free.
+		fs.w.numbers.startChange(in.ino)
+		err := fs.store(tx, in)
+		if err == nil {
+			in.deleted = true
+			fs.nodes.Remove(uint64(in.ino))
+		}
+		fs.w.numbers.endChange(in.ino)
+		if err != nil {
 			return err
 		}
-		err := fs.discharge(tx, in)
-		// Nobody finds it any longer by the time its number is free.
-		in.deleted = true
-		fs.nodes.Remove(uint64(in.ino))
+		err = fs.discharge(tx, in)
 		return errors.Join(err, fs.w.groups.FreeInode(tx, uint32(in.ino), dir))
 	})
 	if err == nil {

@@ -311,11 +311,17 @@ func (fs *FS) writeBack(mover *iomap.Mover, ino Ino, p []byte, off int64) (int, 
 		in.io.RUnlock()
 		in.io.Lock()
 		defer in.io.Unlock()
+		if err := in.current(); err != nil {
+			return 0, err
+		}
 		if err := fs.zeroTail(in, pos); err != nil {
 			return 0, err
 		}
 	} else {
 		defer in.io.RUnlock()
+		if err := in.current(); err != nil {
+			return 0, err
+		}
 	}
 	n, err := mover.WriteAt(ino, p, off)
 	fs.w.written.Add(uint64(n))

@@ -37,6 +37,7 @@ type writer struct {
 	orphans    orphanList
 	orphanFile *orphanFile
 	holds      holds
+	numbers    numbers
 	reaped     atomic.Uint64 // inodes deleted since the filesystem was opened
 	freeze     freeze
 
