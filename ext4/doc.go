@@ -46,7 +46,7 @@
 //	buffer.Buffer     blocks that several structures share
 //
 // Leaves, under which none of these is taken: orphanFile.mu, quotaFile.idleMu,
-// holds.mu, aheads.mu, accessTimes.mu and in it freeze.mu, discards.mu and
+// holds.mu, numbers.mu, aheads.mu, accessTimes.mu and in it freeze.mu, discards.mu and
 // damage.mu. The last is taken with any lock held, for damage is found anywhere.
 // So is strayed.mu, and in it holds.mu. journal and balloc have their own below.
 //
