@@ -38,7 +38,7 @@ func TestLogFailingDevice(t *testing.T) {
 						}
 						failing.FailNth(op, n, nil)
 						d := newDriverOn(t, r, home, ext, WriterOptions{Strict: true}, seeded(7))
-						for range 80 {
+						for range 120 {
 							if !d.step() {
 								break
 							}
