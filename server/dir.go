@@ -81,9 +81,6 @@ func (s *Server) Forget(nodeid, nlookup uint64) {
 	if err := s.fs.Unhold(s.inode(nodeid), nlookup); err != nil {
 		s.log.Error("delete an inode", "nodeid", nodeid, "error", err)
 	}
-	if s.outside.Load() != nil {
-		s.fs.ForgetOutside(s.inode(nodeid))
-	}
 }
 
 // Readdir lists a directory.
