@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +22,6 @@ import (
 	"ext4box/ext4"
 	"ext4box/fuse"
 	"ext4box/fuse/fusetest/vfs"
-	"ext4box/internal/testimage"
 	"ext4box/server"
 )
 
@@ -36,38 +34,21 @@ func TestDamageMapped(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not under the race detector: see TestDamageWritten")
 	}
-	count, seed := 6, uint64(1)
-	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_DAMAGE")); err == nil {
-		count = n
-	}
-	if n, err := strconv.ParseUint(os.Getenv("EXT4BOX_DAMAGE_SEED"), 10, 64); err == nil {
-		seed = n
-	}
-	for _, s := range damageShapes {
-		t.Run(s.name, func(t *testing.T) {
-			img := testimage.Build(t, t.TempDir(), testimage.Config{
-				Name: s.name, Size: 12 << 20, Args: strings.Fields(s.args), Level: testimage.Small, Oracle: s.oracle})
-			v := newVictim(t, img)
-			if strings.HasPrefix(s.name, "crashed") {
-				v.crash(t)
+	eachVictim(t, 6, func(t *testing.T, v *victim, count int, seed uint64) {
+		var sum mappedSum
+		for i := range count {
+			n := seed + uint64(i)
+			t.Run(fmt.Sprint(n), func(t *testing.T) { attackMapped(t, v, n, &sum) })
+			if t.Failed() {
+				break
 			}
-			stop := watchHeap(t)
-			defer stop()
-			var sum mappedSum
-			for i := range count {
-				n := seed + uint64(i)
-				t.Run(fmt.Sprint(n), func(t *testing.T) { attackMapped(t, v, n, &sum) })
-				if t.Failed() {
-					break
-				}
-			}
-			t.Logf("%d images from seed %d on: %d not opened, %d with data through the server, %d operations done, %d refused, %d writes of data",
-				count, seed, sum.closed.Load(), sum.moved.Load(), sum.done.Load(), sum.failed.Load(), sum.writes.Load())
-			if !t.Failed() && (sum.done.Load() == 0 || sum.failed.Load() == 0 || sum.writes.Load() == 0) {
-				t.Error("this tests nothing")
-			}
-		})
-	}
+		}
+		t.Logf("%d images from seed %d on: %d not opened, %d with data through the server, %d operations done, %d refused, %d writes of data",
+			count, seed, sum.closed.Load(), sum.moved.Load(), sum.done.Load(), sum.failed.Load(), sum.writes.Load())
+		if !t.Failed() && (sum.done.Load() == 0 || sum.failed.Load() == 0 || sum.writes.Load() == 0) {
+			t.Error("this tests nothing")
+		}
+	})
 }
 
 // mappedSum adds up what became of images that a kernel mounted.

@@ -61,7 +61,37 @@ func TestDamageWritten(t *testing.T) {
 		// no fault here, and one for the race detector.
 		t.Skip("not under the race detector")
 	}
-	count, seed := 25, uint64(1)
+	eachVictim(t, 25, func(t *testing.T, v *victim, count int, seed uint64) {
+		seeds := make(chan uint64)
+		var sum damageSum
+		var wg sync.WaitGroup
+		for range runtime.GOMAXPROCS(0) {
+			wg.Go(func() {
+				for n := range seeds {
+					attack(t, v, n, &sum)
+				}
+			})
+		}
+		for i := range count {
+			if t.Failed() {
+				break
+			}
+			seeds <- seed + uint64(i)
+		}
+		close(seeds)
+		wg.Wait()
+		t.Logf("%d images from seed %d on: %d not opened, %d opened for reading only, %d operations done, %d refused; longest %v (seed %d)",
+			count, seed, sum.closed.Load(), sum.readOnly.Load(), sum.done.Load(), sum.failed.Load(), time.Duration(sum.longest), sum.slowest)
+		if sum.done.Load() == 0 || sum.failed.Load() == 0 {
+			t.Error("this tests nothing")
+		}
+	})
+}
+
+// eachVictim builds an image of each shape and has do damage copies of it, as many as the
+// variable says, or else count, from a seed on.
+func eachVictim(t *testing.T, count int, do func(t *testing.T, v *victim, count int, seed uint64)) {
+	seed := uint64(1)
 	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_DAMAGE")); err == nil {
 		count = n
 	}
@@ -81,29 +111,7 @@ func TestDamageWritten(t *testing.T) {
 			}
 			stop := watchHeap(t)
 			defer stop()
-			seeds := make(chan uint64)
-			var sum damageSum
-			var wg sync.WaitGroup
-			for range runtime.GOMAXPROCS(0) {
-				wg.Go(func() {
-					for n := range seeds {
-						attack(t, v, n, &sum)
-					}
-				})
-			}
-			for i := range count {
-				if t.Failed() {
-					break
-				}
-				seeds <- seed + uint64(i)
-			}
-			close(seeds)
-			wg.Wait()
-			t.Logf("%d images from seed %d on: %d not opened, %d opened for reading only, %d operations done, %d refused; longest %v (seed %d)",
-				count, seed, sum.closed.Load(), sum.readOnly.Load(), sum.done.Load(), sum.failed.Load(), time.Duration(sum.longest), sum.slowest)
-			if sum.done.Load() == 0 || sum.failed.Load() == 0 {
-				t.Error("this tests nothing")
-			}
+			do(t, v, count, seed)
 		})
 	}
 }
