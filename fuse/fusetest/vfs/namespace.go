@@ -58,16 +58,26 @@ func (t *Task) lock(tr *trail, name string) *place {
 	}}
 }
 
+// newEntry is newName for something that is to be made there, if the caller may.
+func (t *Task) newEntry(path string, trailing bool) (*place, syscall.Errno) {
+	p, errno := t.newName(path, trailing)
+	if errno != 0 {
+		return nil, errno
+	}
+	if errno := t.mayCreate(p.dir); errno != 0 {
+		p.done()
+		return nil, errno
+	}
+	return p, 0
+}
+
 // Mkdir is mkdir(2).
 func (t *Task) Mkdir(path string, mode uint32) error {
-	p, errno := t.newName(path, true)
+	p, errno := t.newEntry(path, true)
 	if errno != 0 {
 		return errno
 	}
 	defer p.done()
-	if errno := t.mayCreate(p.dir); errno != 0 {
-		return errno
-	}
 	if t.fs.maxLinks != 0 && p.dir.nlink() >= t.fs.maxLinks {
 		return syscall.EMLINK
 	}
@@ -88,14 +98,11 @@ func (t *Task) Mknod(path string, mode uint32, dev uint64) error {
 	default:
 		return syscall.EINVAL
 	}
-	p, errno := t.newName(path, false)
+	p, errno := t.newEntry(path, false)
 	if errno != 0 {
 		return errno
 	}
 	defer p.done()
-	if errno := t.mayCreate(p.dir); errno != 0 {
-		return errno
-	}
 	rdev := uint32(0)
 	if typ := mode & syscall.S_IFMT; typ == syscall.S_IFCHR || typ == syscall.S_IFBLK {
 		if whiteout := typ == syscall.S_IFCHR && dev == 0; !whiteout && !t.privileged() {
@@ -117,14 +124,11 @@ func (t *Task) Symlink(target, path string) error {
 	case len(target) >= maxPath:
 		return syscall.ENAMETOOLONG
 	}
-	p, errno := t.newName(path, false)
+	p, errno := t.newEntry(path, false)
 	if errno != 0 {
 		return errno
 	}
 	defer p.done()
-	if errno := t.mayCreate(p.dir); errno != 0 {
-		return errno
-	}
 	return fail(t.make(p, fuse.OpSymlink, syscall.S_IFLNK, func(uint32) [][]byte { return [][]byte{cstr(p.name), cstr(target)} }))
 }
 
