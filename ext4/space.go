@@ -82,12 +82,19 @@ func (fs *FS) retryingInside(op func() error) error {
 func (fs *FS) awaitReap(before uint64) bool {
 	const step = time.Millisecond
 	for waited := time.Duration(0); fs.w.reaped.Load() == before; waited += step {
-		if waited >= reapWait || fs.w.orphans.empty() {
-			return false
+		if waited >= reapWait || !fs.reapable() {
+			// It may have been the last one, just now.
+			return fs.w.reaped.Load() != before
 		}
 		time.Sleep(step)
 	}
 	return true
+}
+
+// reapable tells whether there are inodes to be deleted, or on the way: one that is
+// being deleted is no orphan any more before its number is free.
+func (fs *FS) reapable() bool {
+	return !fs.w.orphans.empty() || !fs.w.orphanFile.empty() || fs.w.reaping.Load() > 0
 }
 
 // privileged tells whether the blocks of an inode may come from those that are

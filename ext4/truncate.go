@@ -303,6 +303,8 @@ func (fs *FS) reap(ino Ino) error {
 
 // deleteInode frees an orphan that has no blocks but for its attributes.
 func (fs *FS) deleteInode(in *inode) error {
+	fs.w.reaping.Add(1)
+	defer fs.w.reaping.Add(-1)
 	dir := in.IsDir()
 	blocks, revokes := 1+creditsOrphan+balloc.CreditsFreeInode+creditsDropXattrs, 1
 	err := fs.transact(blocks, revokes, func(tx *journal.Handle) error {

@@ -39,6 +39,7 @@ type writer struct {
 	holds      holds
 	numbers    numbers
 	reaped     atomic.Uint64 // inodes deleted since the filesystem was opened
+	reaping    atomic.Int32  // inodes that are being deleted
 	freeze     freeze
 
 	hasXattrs atomic.Bool // the feature ext_attr was set

@@ -117,9 +117,15 @@ func bothLimits(t *testing.T, size int64, args []string, f func(l *limits)) {
 	})
 }
 
-// TestLimitInodes uses up the inode table.
+// TestLimitInodes uses up the inode table, with both ways to keep what has no name.
 func TestLimitInodes(t *testing.T) {
-	bothLimits(t, 16<<20, []string{"-t", "ext4", "-b", "1024", "-N", "256", "-I", "256"}, func(l *limits) {
+	for name, features := range map[string]string{"list": "^orphan_file", "file": "orphan_file"} {
+		t.Run(name, func(t *testing.T) { testLimitInodes(t, features) })
+	}
+}
+
+func testLimitInodes(t *testing.T, features string) {
+	bothLimits(t, 16<<20, []string{"-t", "ext4", "-b", "1024", "-N", "256", "-I", "256", "-O", features}, func(l *limits) {
 		n := l.until("create", 1000, func(i int) error {
 			f, err := os.Create(l.path(fmt.Sprint("file-", i)))
 			if err == nil {
