@@ -32,6 +32,9 @@ type DeviceOptions struct {
 	// handed Readers-1 of them. When they are used up, or there are none, the reader opens
 	// DevicePath itself, and where it cannot, it uses that of the first. The Device closes them.
 	Spare []*os.File
+	// Sealed says that this process can have no more descriptors when Serve is called. Beyond
+	// Spare, readers use that of the first without trying.
+	Sealed bool
 }
 
 // DefaultReaders is the number of readers that a Device starts at most: two for each processor, since
@@ -51,16 +54,54 @@ type Device struct {
 	conn    syscall.RawConn // of file; nil if that is closed, or no file
 	readers int
 
+	sealed bool
+	shared *shared
+	failed error // why there is no shared
+
+	mu     sync.Mutex
+	spare  []*os.File
+	closed bool
+}
+
+// shared is the descriptor of the first reader, and of those that have none of their own. It is not that
+// which Close closes: a reader may be left behind in read(2), and the number must not become another file.
+type shared struct {
+	f *os.File
+
 	mu    sync.Mutex
-	spare []*os.File
+	users int // with the Device, until that is closed; then f is closed too
+}
+
+// use is the descriptor for one more reader, which calls done in the end.
+func (s *shared) use() (f *os.File, done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		return nil, nil, os.ErrClosed
+	}
+	s.users++
+	return s.f, s.release, nil
+}
+
+func (s *shared) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 {
+		_ = s.f.Close()
+	}
 }
 
 var _ Controller = (*Device)(nil)
 
-// NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted.
+// NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted. It makes all the
+// descriptors that Serve cannot do without.
 func NewDevice(f *os.File, o DeviceOptions) *Device {
-	d := &Device{file: f, readers: o.Readers, spare: o.Spare}
+	d := &Device{file: f, readers: o.Readers, spare: o.Spare, sealed: o.Sealed}
 	d.conn, _ = f.SyscallConn()
+	var dup *os.File
+	if dup, d.failed = d.dup(); d.failed == nil {
+		d.shared = &shared{f: dup, users: 1}
+	}
 	if d.readers <= 0 {
 		d.readers = DefaultReaders()
 	}
@@ -83,6 +124,10 @@ func (d *Device) Close() error {
 		_ = f.Close()
 	}
 	d.spare = nil
+	if d.shared != nil && !d.closed {
+		d.shared.release()
+	}
+	d.closed = true
 	return d.file.Close()
 }
 
@@ -168,6 +213,9 @@ func (d *Device) clone() (*os.File, error) {
 		f, d.spare = d.spare[n-1], d.spare[:n-1]
 	}
 	d.mu.Unlock()
+	if f == nil && d.sealed {
+		return nil, unix.EMFILE
+	}
 	if f == nil {
 		fd, err := unix.Open(DevicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -191,11 +239,14 @@ func (d *Device) Serve(ctx context.Context, s *Session) error {
 	}
 	p := &readers{d: d, s: s, max: d.readers, done: make(chan struct{})}
 	p.overflow.init(p)
-	f, err := d.dup()
+	if d.failed != nil {
+		return d.failed
+	}
+	f, done, err := d.shared.use()
 	if err != nil {
 		return err
 	}
-	if err := p.start(f); err != nil {
+	if err := p.start(f, done); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { p.finish(ctx.Err()) })

@@ -241,7 +241,7 @@ func TestMountLargeRequests(t *testing.T) {
 
 // TestMountConcurrent has 16 reads in flight at once.
 func TestMountConcurrent(t *testing.T) {
-	for name, spare := range map[string]int{"own descriptors": 0, "spare descriptors": 20} {
+	for name, spare := range map[string]int{"own descriptors": 0, "spare descriptors": 20, "no more descriptors": -1} {
 		t.Run(name, func(t *testing.T) {
 			checkReaders(t)
 			const depth = 16
@@ -256,7 +256,9 @@ func TestMountConcurrent(t *testing.T) {
 				}
 				o.Spare = append(o.Spare, f)
 			}
+			o.Sealed = spare < 0
 			m := mount(t, fs, o)
+			before := fuseDescriptors(t)
 			var wg sync.WaitGroup
 			for i := range depth {
 				wg.Go(func() {
@@ -274,6 +276,9 @@ func TestMountConcurrent(t *testing.T) {
 			for range depth {
 				<-fs.hung // all must get in before one gets out
 			}
+			if after := fuseDescriptors(t); o.Sealed && after != before {
+				t.Errorf("%d descriptors of the connection, and %d before", after, before)
+			}
 			close(fs.gate)
 			wg.Wait()
 			if n := fs.deepest.Load(); n != depth {
@@ -282,6 +287,20 @@ func TestMountConcurrent(t *testing.T) {
 			m.umount(t)
 		})
 	}
+}
+
+// fuseDescriptors counts the descriptors of /dev/fuse that this process has.
+func fuseDescriptors(t *testing.T) (n int) {
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == fuse.DevicePath {
+			n++
+		}
+	}
+	return n
 }
 
 // TestMountInterrupt kills a process whose READ hangs.

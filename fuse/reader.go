@@ -39,11 +39,11 @@ type source struct {
 	owed sync.WaitGroup // requests that overflow has
 }
 
-// start adds a reader on f, which it closes in the end.
-func (p *readers) start(f *os.File) error {
+// start adds a reader on f, which calls done in the end.
+func (p *readers) start(f *os.File, done func()) error {
 	buf, err := newBuffer(p.s.PayloadSize())
 	if err != nil {
-		_ = f.Close()
+		done()
 		return err
 	}
 	p.mu.Lock()
@@ -54,11 +54,11 @@ func (p *readers) start(f *os.File) error {
 	}
 	p.mu.Unlock()
 	p.idle.Add(1)
-	go p.run(f, buf)
+	go p.run(f, done, buf)
 	return nil
 }
 
-// startAnother adds a reader on a descriptor of its own, if there may be one more.
+// startAnother adds a reader, if there may be one more, on a descriptor of its own if that is to be had.
 func (p *readers) startAnother() {
 	p.mu.Lock()
 	more := p.n < p.max && !p.over
@@ -67,11 +67,12 @@ func (p *readers) startAnother() {
 		return
 	}
 	f, err := p.d.clone()
+	done := func() { _ = f.Close() }
 	if err != nil {
-		f, err = p.d.dup() // a little slower: its readers contend for one queue
+		f, done, err = p.d.shared.use() // a little slower: its readers contend for one queue
 	}
 	if err == nil {
-		err = p.start(f)
+		err = p.start(f, done)
 	}
 	if err != nil {
 		p.full.Store(true) // do with those that there are
@@ -80,14 +81,14 @@ func (p *readers) startAnother() {
 }
 
 // run is a reader.
-func (p *readers) run(f *os.File, buf buffer) {
+func (p *readers) run(f *os.File, done func(), buf buffer) {
 	w := p.s.NewWorker()
 	src := &source{fd: int(f.Fd())}
 	err := p.loop(src, w, buf)
 	src.owed.Wait()
 	w.Close()
 	buf.free()
-	_ = f.Close()
+	done()
 	p.mu.Lock()
 	p.active--
 	last := p.active == 0
