@@ -1,0 +1,188 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"ext4box/blockdev"
+	"ext4box/ext4/internal/disk"
+)
+
+// errStop ends a check that damage leaves no basis for; the report says why.
+var errStop = errors.New("the damage leaves nothing to check")
+
+// checker is one check. Beside what says otherwise, its fields are set by pass 0
+// and only read afterwards.
+type checker struct {
+	ctx  context.Context
+	dev  blockdev.Device
+	opt  Options
+	rep  *Report
+	pass int // that is running
+
+	sb      disk.Superblock
+	sbRaw   []byte // as stored
+	sbBlock uint64 // of the superblock in use: not the primary if that is unusable
+	geo     disk.Geometry
+	sums    disk.Checksums
+	hurd    bool
+
+	descs  descTable
+	inodes inodeTable // facts, from pass 1
+	claims *blockSet  // clusters that something claims, from pass 1
+}
+
+func newChecker(ctx context.Context, dev blockdev.Device, o Options) *checker {
+	return &checker{ctx: ctx, dev: dev, opt: o, rep: &Report{Classes: map[Class]int{}}}
+}
+
+// batch collects what one unit of a pass finds.
+type batch struct {
+	c     *checker
+	list  []Finding
+	total uint64
+	more  map[Class]int // findings that are only counted
+	done  []func()
+}
+
+// add reports a finding of the pass that is running.
+func (b *batch) add(f Finding) {
+	f.Pass = b.c.pass
+	b.total++
+	if len(b.list) < b.c.opt.Findings {
+		b.list = append(b.list, f)
+		return
+	}
+	if b.more == nil {
+		b.more = map[Class]int{}
+	}
+	b.more[f.Class]++
+}
+
+// inode reports a finding about an inode.
+func (b *batch) inode(class Class, ino uint32, format string, args ...any) {
+	b.add(Finding{Class: class, Ino: ino, Text: fmt.Sprintf(format, args...)})
+}
+
+// block reports a finding about a block of an inode.
+func (b *batch) block(class Class, ino uint32, blk uint64, format string, args ...any) {
+	b.add(Finding{Class: class, Ino: ino, Block: blk, Text: fmt.Sprintf(format, args...)})
+}
+
+// group reports a finding about a block group.
+func (b *batch) group(class Class, group uint32, format string, args ...any) {
+	g := int64(group)
+	b.add(Finding{Class: class, Group: &g, Text: fmt.Sprintf(format, args...)})
+}
+
+// fs reports a finding about the filesystem as a whole.
+func (b *batch) fs(class Class, format string, args ...any) {
+	b.add(Finding{Class: class, Text: fmt.Sprintf(format, args...)})
+}
+
+// later has fn called when the findings are merged, in the order of units.
+func (b *batch) later(fn func()) { b.done = append(b.done, fn) }
+
+// merge moves what b has to the report.
+func (c *checker) merge(b *batch) {
+	for _, f := range b.list {
+		c.rep.Classes[f.Class]++
+		if len(c.rep.Findings) < c.opt.Findings {
+			c.rep.Findings = append(c.rep.Findings, f)
+		}
+	}
+	for class, n := range b.more {
+		c.rep.Classes[class] += n
+	}
+	c.rep.Total += b.total
+	for _, fn := range b.done {
+		fn()
+	}
+}
+
+// serial runs a part of a pass that is not divided.
+func (c *checker) serial(f func(*batch) error) error {
+	b := &batch{c: c}
+	err := f(b)
+	c.merge(b)
+	return err
+}
+
+// parallel has workers examine the units 0 to n-1 of a pass, and merges what they
+// find in that order. what names a unit for the progress. After an error no
+// further unit begins.
+func (c *checker) parallel(n uint64, what string, work func(unit uint64, b *batch) error) error {
+	type result struct {
+		b   *batch
+		err error
+	}
+	// A worker that is ahead waits: unmerged results are bounded.
+	ahead := c.opt.Workers * 4
+	results := make([]chan result, ahead)
+	for i := range results {
+		results[i] = make(chan result, 1)
+	}
+	ctx, stop := context.WithCancel(c.ctx)
+	defer stop()
+	units := make(chan uint64)
+	slots := make(chan struct{}, ahead)
+	go func() {
+		defer close(units)
+		for unit := range n {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case units <- unit:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var wg sync.WaitGroup
+	for range c.opt.Workers {
+		wg.Go(func() {
+			for unit := range units {
+				b := &batch{c: c}
+				err := work(unit, b)
+				results[unit%uint64(ahead)] <- result{b, err}
+			}
+		})
+	}
+	defer wg.Wait()
+	defer stop()
+	for unit := range n {
+		select {
+		case r := <-results[unit%uint64(ahead)]:
+			c.merge(r.b)
+			if r.err != nil {
+				return r.err
+			}
+			<-slots
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		}
+		c.tell(unit+1, n, what)
+	}
+	return nil
+}
+
+// tell reports progress.
+func (c *checker) tell(done, total uint64, unit string) {
+	if c.opt.Progress == nil || done != total && done%max(total/256, 1) != 0 {
+		return
+	}
+	c.opt.Progress(Progress{Pass: c.pass, Done: done, Total: total, Unit: unit})
+}
+
+func (c *checker) warn(format string, args ...any) {
+	c.rep.Warnings = append(c.rep.Warnings, fmt.Sprintf(format, args...))
+}
+
+func isCancel(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
