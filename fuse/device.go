@@ -50,21 +50,20 @@ func DefaultReaders() int { return min(max(16, 2*runtime.GOMAXPROCS(0)), 32) }
 // would free one; operations that may wait for long, such as Setlk, have to bound that. With fuse-iomap
 // somebody is left: see "Readers" in the package comment.
 type Device struct {
-	file    *os.File
-	conn    syscall.RawConn // of file; nil if that is closed, or no file
+	conn    syscall.RawConn // of shared; nil if that is closed, or no file
 	readers int
 
 	sealed bool
-	shared *shared
-	failed error // why there is no shared
+	shared shared
 
 	mu     sync.Mutex
 	spare  []*os.File
 	closed bool
 }
 
-// shared is the descriptor of the first reader, and of those that have none of their own. It is not that
-// which Close closes: a reader may be left behind in read(2), and the number must not become another file.
+// shared is the connection's descriptor, that of the first reader and of those that have none of their own.
+// A reader may be left behind in read(2), so it lasts until the last one has returned, or its number could
+// become another file. It is not duplicated, which a sealed process could not do.
 type shared struct {
 	f *os.File
 
@@ -80,28 +79,25 @@ func (s *shared) use() (f *os.File, done func(), err error) {
 		return nil, nil, os.ErrClosed
 	}
 	s.users++
-	return s.f, s.release, nil
+	return s.f, func() { _ = s.release() }, nil
 }
 
-func (s *shared) release() {
+func (s *shared) release() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.users--; s.users == 0 {
-		_ = s.f.Close()
+		return s.f.Close()
 	}
+	return nil
 }
 
 var _ Controller = (*Device)(nil)
 
-// NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted. It makes all the
-// descriptors that Serve cannot do without.
+// NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted.
 func NewDevice(f *os.File, o DeviceOptions) *Device {
-	d := &Device{file: f, readers: o.Readers, spare: o.Spare, sealed: o.Sealed}
+	d := &Device{readers: o.Readers, spare: o.Spare, sealed: o.Sealed}
 	d.conn, _ = f.SyscallConn()
-	var dup *os.File
-	if dup, d.failed = d.dup(); d.failed == nil {
-		d.shared = &shared{f: dup, users: 1}
-	}
+	d.shared = shared{f: f, users: 1}
 	if d.readers <= 0 {
 		d.readers = DefaultReaders()
 	}
@@ -124,11 +120,11 @@ func (d *Device) Close() error {
 		_ = f.Close()
 	}
 	d.spare = nil
-	if d.shared != nil && !d.closed {
-		d.shared.release()
+	if d.closed {
+		return os.ErrClosed
 	}
 	d.closed = true
-	return d.file.Close()
+	return d.shared.release()
 }
 
 // Notify implements Transport.
@@ -190,21 +186,6 @@ func (d *Device) control(f func(fd int) error) error {
 	return ferr
 }
 
-// dup returns the same descriptor under another number, which a reader may keep while Close frees this
-// one for something else.
-func (d *Device) dup() (*os.File, error) {
-	var f *os.File
-	err := d.control(func(fd int) error {
-		nfd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("duplicate a FUSE descriptor: %w", err)
-		}
-		f = os.NewFile(uintptr(nfd), DevicePath)
-		return nil
-	})
-	return f, err
-}
-
 // clone returns another descriptor of the connection.
 func (d *Device) clone() (*os.File, error) {
 	d.mu.Lock()
@@ -239,9 +220,6 @@ func (d *Device) Serve(ctx context.Context, s *Session) error {
 	}
 	p := &readers{d: d, s: s, max: d.readers, done: make(chan struct{})}
 	p.overflow.init(p)
-	if d.failed != nil {
-		return d.failed
-	}
 	f, done, err := d.shared.use()
 	if err != nil {
 		return err
