@@ -1,8 +1,19 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
-	"os/exec"
+	"math"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Mode says what happens when a layer of the box cannot be set up.
@@ -29,9 +40,11 @@ type Options struct {
 	// Service says that namespaces and the root are the affair of who started the process,
 	// such as systemd. What can be checked of that is.
 	Service bool
-	// Memory is an upper bound of the memory of the process in bytes; 0: none.
+	// Memory is an upper bound of the memory of the process in bytes; 0: none. Go's garbage
+	// collector tries to keep to it; what is half as much again, and dataSlack, the kernel refuses,
+	// which ends the process.
 	Memory uint64
-	// OOMScore is the oom_score_adj of the process; nil: as inherited.
+	// OOMScore is the oom_score_adj of the process; nil: as inherited. Only root can lower it.
 	OOMScore *int
 }
 
@@ -44,17 +57,295 @@ type Missing struct {
 func (m *Missing) Error() string { return fmt.Sprintf("the box lacks %s: %v", m.Layer, m.Err) }
 func (m *Missing) Unwrap() error { return m.Err }
 
-// Start starts cmd, which is to call Enter, in namespaces of its own. What is missing of
-// those is an error, or with BestEffort returned.
-func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) { return nil, cmd.Start() }
-
 // Box is what a process has around it.
-type Box struct{}
+type Box struct {
+	rules  []rule // of the filter; nil: there is none
+	mode   Mode
+	sealed bool
+}
+
+// entry is the state of Enter.
+type entry struct {
+	Options
+	had  []string // namespaces that Start has made
+	id   int      // the user and group to become, or 0
+	self int      // this process
+}
 
 // Enter puts the process, with all of its threads, into the box. After it the process can
 // still be given descriptors, until Seal. What is missing is an error, or with BestEffort
-// returned.
-func Enter(o Options) (*Box, []*Missing, error) { return &Box{}, nil, nil }
+// returned, unless it is what Start has returned already.
+//
+// The process must hold no descriptor of a directory. It keeps the supplementary groups
+// of an ordinary user, who cannot give them up in a user namespace; there is nothing left
+// that they would open.
+func Enter(o Options) (*Box, []*Missing, error) {
+	done := os.Getenv(environment)
+	if err := os.Unsetenv(environment); err != nil {
+		return nil, nil, err
+	}
+	b := &Box{mode: o.Mode}
+	if o.Mode == Off {
+		return b, nil, nil
+	}
+	e := &entry{Options: o, self: os.Getpid()}
+	names, id, _ := strings.Cut(done, ";")
+	if !o.Service {
+		e.had = strings.Split(names, ",")
+		e.id, _ = strconv.Atoi(id)
+	}
+	// Go makes the descriptors of its poller when it first needs them.
+	time.AfterFunc(time.Hour, func() {}).Stop()
+	// With cgo everything is done for one thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	b.rules = rules(e.self)
+	var missing []*Missing
+	for _, step := range []struct {
+		layer string
+		set   func() error
+	}{
+		{"namespaces of its own", e.checkNamespaces},
+		{"all of its threads", e.checkThreads},
+		{"the OOM score that was asked for", e.setOOMScore},
+		{"an empty root directory", e.emptyRoot},
+		{"a host name of its own", e.setNames},
+		{"its resource limits", e.setLimits},
+		{"an empty bounding set of capabilities", e.narrow},
+		{"an unprivileged user", e.become},
+		{"empty sets of capabilities", e.drop},
+		{"no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
+		{"a memory that others cannot look at", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
+		{"Landlock", landlock},
+		{"a seccomp filter", b.filter},
+	} {
+		if err := step.set(); err != nil {
+			m := &Missing{step.layer, err}
+			if o.Mode == Enforce {
+				return nil, nil, m
+			}
+			missing = append(missing, m)
+		}
+	}
+	if o.Memory != 0 {
+		debug.SetMemoryLimit(int64(min(o.Memory, math.MaxInt64)))
+	}
+	return b, missing, nil
+}
+
+func (b *Box) filter() error {
+	p, err := entryFilter(b.rules)
+	if err == nil {
+		err = install(p)
+	}
+	if err != nil {
+		b.rules = nil
+		return fmt.Errorf("%w; use a kernel with CONFIG_SECCOMP_FILTER", err)
+	}
+	return nil
+}
 
 // Seal takes away what is needed to be given descriptors. No new ones come into being then.
-func (b *Box) Seal() error { return nil }
+func (b *Box) Seal() error {
+	if b.mode == Off || b.sealed {
+		return nil
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("seal the box: %w", err)
+	}
+	if b.rules != nil {
+		if err := install(sealFilter(b.rules)); err != nil {
+			return fmt.Errorf("seal the box: %w", err)
+		}
+	}
+	b.sealed = true
+	return nil
+}
+
+func (e *entry) has(namespace string) bool { return slices.Contains(e.had, namespace) }
+
+// checkNamespaces is against programming errors: what Start cannot make it reports itself.
+func (e *entry) checkNamespaces() error {
+	if e.Service || e.Mode != Enforce {
+		return nil
+	}
+	for _, n := range namespaces {
+		if !e.has(n.name) {
+			return fmt.Errorf("the process was started without %s", n.text)
+		}
+	}
+	return nil
+}
+
+func (e *entry) checkThreads() error {
+	if raceDetector {
+		return nil // a build for tests, which say so
+	}
+	return reachThreads()
+}
+
+func (e *entry) setOOMScore() error {
+	if !e.Service || e.OOMScore == nil {
+		return nil // Start has
+	}
+	return setOOMScore("self", *e.OOMScore)
+}
+
+// emptyRoot changes the root directory to one that is empty and stays so. Nothing of the
+// file system that the process came from can be reached then.
+func (e *entry) emptyRoot() error {
+	if !e.has("mnt") {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts from the host: %w", apparmor(err))
+	}
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("none", "/", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555"); err != nil {
+		return fmt.Errorf("mount a tmpfs: %w", apparmor(err))
+	}
+	// It lies over the root directory, where a path gets only from below.
+	if err := unix.Chdir("/.."); err != nil {
+		return fmt.Errorf("enter the tmpfs: %w", err)
+	}
+	// Both in one place: the old root comes to lie over the new one.
+	switch err := unix.PivotRoot(".", "."); {
+	case err == nil:
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("detach the old root: %w", err)
+		}
+	case errors.Is(err, unix.EINVAL):
+		// The root is that of the kernel's initial file system, or of a chroot. Neither can be detached;
+		// it takes CAP_SYS_CHROOT, or a descriptor, to get back there.
+		if err := unix.Chroot("."); err != nil {
+			return fmt.Errorf("chroot: %w", err)
+		}
+	default:
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs("/", &st); err != nil {
+		return err
+	}
+	if st.Type != unix.TMPFS_MAGIC || st.Flags&unix.ST_RDONLY == 0 {
+		return errors.New("the root directory is still another one")
+	}
+	return nil
+}
+
+// apparmor explains a refusal to the root of a fresh user namespace.
+func apparmor(err error) error {
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w; on Ubuntu set the sysctl kernel.apparmor_restrict_unprivileged_userns=0", err)
+	}
+	return err
+}
+
+func (e *entry) setNames() error {
+	unix.Umask(0o077)
+	if !e.has("uts") {
+		return nil
+	}
+	return errors.Join(unix.Sethostname([]byte("box")), unix.Setdomainname([]byte("(none)")))
+}
+
+func (e *entry) setLimits() error {
+	for _, l := range limits {
+		if err := limit(l.resource, l.max); err != nil {
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+	}
+	// Elsewhere all processes of the user count.
+	if e.has("user") && kernelAtLeast(5, 14) {
+		if err := limit(unix.RLIMIT_NPROC, maxThreads); err != nil {
+			return fmt.Errorf("RLIMIT_NPROC: %w", err)
+		}
+	}
+	if e.Memory != 0 && !raceDetector {
+		if err := limit(unix.RLIMIT_DATA, e.Memory+e.Memory/2+dataSlack); err != nil {
+			return fmt.Errorf("RLIMIT_DATA: %w", err)
+		}
+	}
+	return nil
+}
+
+// limit lowers a limit to at most n.
+func limit(resource int, n uint64) error {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(resource, &now); err != nil {
+		return err
+	}
+	n = min(n, now.Max)
+	return unix.Setrlimit(resource, &unix.Rlimit{Cur: n, Max: n})
+}
+
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	var a, b int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}
+
+// narrow looks after the bounding set where it cannot be emptied: not that anything could be
+// had of it with no_new_privs.
+func (e *entry) narrow() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	if data[0].Effective>>unix.CAP_SETPCAP&1 != 0 {
+		return narrow()
+	}
+	for c := uintptr(0); ; c++ {
+		in, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, c, 0)
+		switch {
+		case errno != 0:
+			return nil
+		case in != 0 && e.Service:
+			return fmt.Errorf("capability %d is in it; start the service with CapabilityBoundingSet= and User=", c)
+		case in != 0:
+			return fmt.Errorf("capability %d is in it, and it takes a user namespace to drop it", c)
+		}
+	}
+}
+
+// become gives up being root, if there is somebody else to be.
+func (e *entry) become() error {
+	if e.id == 0 {
+		return nil
+	}
+	// In package syscall these are for all threads, with cgo also.
+	if err := syscall.Setgroups(nil); err != nil {
+		return fmt.Errorf("give up supplementary groups: %w", err)
+	}
+	if err := syscall.Setresgid(e.id, e.id, e.id); err != nil {
+		return fmt.Errorf("become group %d: %w", e.id, err)
+	}
+	if err := syscall.Setresuid(e.id, e.id, e.id); err != nil {
+		return fmt.Errorf("become user %d: %w", e.id, err)
+	}
+	return nil
+}
+
+func (e *entry) drop() error {
+	if err := dropCapabilities(); err != nil {
+		return err
+	}
+	switch c, err := hasCapabilities(); {
+	case err != nil:
+		return err
+	case c != noCapability:
+		return fmt.Errorf("capability %d is still there", c)
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package sandbox
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// victims are what a process in the box is made to do, by name. They say what they have found
+// out in the lines that they write.
+var victims = map[string]func(b *Box) error{
+	"wait": func(b *Box) error {
+		if err := b.Seal(); err != nil {
+			return err
+		}
+		fmt.Println("ready")
+		_, err := os.Stdin.Read(make([]byte, 1))
+		return err
+	},
+}
+
+const victimEnv = "EXT4BOX_TEST_VICTIM"
+
+// victim is what a process in the box is told.
+type victim struct {
+	Name    string
+	Options Options
+}
+
+func TestMain(m *testing.M) {
+	text := os.Getenv(victimEnv)
+	if text == "" {
+		os.Exit(m.Run())
+	}
+	var v victim
+	err := json.Unmarshal([]byte(text), &v)
+	if err == nil {
+		var b *Box
+		var missing []*Missing
+		if b, missing, err = Enter(v.Options); err == nil {
+			for _, m := range missing {
+				fmt.Println("missing", m)
+			}
+			err = victims[v.Name](b)
+		}
+	}
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// process is a victim at work.
+type process struct {
+	*exec.Cmd
+	missing []*Missing
+	out     *bufio.Scanner
+}
+
+// startVictim starts a victim; prepare may change how.
+func startVictim(t *testing.T, v victim, prepare func(*exec.Cmd)) *process {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), victimEnv+"="+string(text))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if prepare != nil {
+		prepare(cmd)
+	}
+	p := &process{Cmd: cmd, out: bufio.NewScanner(out)}
+	if p.missing, err = Start(cmd, v.Options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		for p.out.Scan() {
+		}
+		_ = cmd.Wait()
+	})
+	return p
+}
+
+// expect reads lines until one that has the prefix.
+func (p *process) expect(t *testing.T, prefix string) string {
+	t.Helper()
+	for p.out.Scan() {
+		if strings.HasPrefix(p.out.Text(), prefix) {
+			return p.out.Text()
+		}
+		t.Log(p.out.Text())
+	}
+	t.Fatalf("no line %q", prefix)
+	return ""
+}

@@ -1,0 +1,248 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespaces are those that the box has, with the names they have in /proc.
+var namespaces = []struct {
+	name, text string
+	flag       uintptr
+}{
+	{"user", "a user namespace", unix.CLONE_NEWUSER},
+	{"mnt", "a mount namespace", unix.CLONE_NEWNS},
+	{"pid", "a PID namespace", unix.CLONE_NEWPID},
+	{"net", "a network namespace", unix.CLONE_NEWNET},
+	{"ipc", "an IPC namespace", unix.CLONE_NEWIPC},
+	{"uts", "a UTS namespace", unix.CLONE_NEWUTS},
+	{"cgroup", "a cgroup namespace", unix.CLONE_NEWCGROUP},
+}
+
+const (
+	// environment tells Enter what Start has done: the names of the namespaces, and, behind a
+	// semicolon, the user and group to become, if any.
+	environment = "EXT4BOX_BOX"
+	// nobody is the unprivileged user and group that root becomes, outside of the box.
+	nobody = 65534
+	// insideID is what that one is called inside.
+	insideID = 1
+)
+
+// Start starts cmd, which is to call Enter, in namespaces of its own. What is missing of
+// those is an error, or with BestEffort returned.
+//
+// The process has all capabilities in its namespaces until it calls Enter. Neither the signal
+// at the death of the parent nor ambient capabilities are passed on, whatever cmd.SysProcAttr
+// says; of the rest of that, what does not contradict is kept.
+func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) {
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	// Go finds out how many processors it may use from files that it would keep open.
+	debug := "containermaxprocs=0"
+	for _, v := range cmd.Env {
+		if now, ok := strings.CutPrefix(v, "GODEBUG="); ok {
+			debug = now + "," + debug
+		}
+	}
+	cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa(runtime.GOMAXPROCS(0)), "GODEBUG="+debug)
+	closeOnExec()
+	var missing []*Missing
+	if o.Mode != Off && !o.Service {
+		attr := new(syscall.SysProcAttr)
+		if cmd.SysProcAttr != nil {
+			*attr = *cmd.SysProcAttr
+		}
+		attr.Pdeathsig, attr.AmbientCaps = 0, nil
+		done, m, err := separate(attr, o)
+		if err != nil {
+			return nil, err
+		}
+		missing = m
+		cmd.SysProcAttr = attr
+		cmd.Env = append(cmd.Env, environment+"="+done)
+	}
+	if err := cmd.Start(); err != nil {
+		return missing, err
+	}
+	if o.OOMScore != nil && o.Mode != Off && !o.Service {
+		if err := setOOMScore(strconv.Itoa(cmd.Process.Pid), *o.OOMScore); err != nil {
+			m := &Missing{"the OOM score that was asked for", err}
+			if o.Mode == Enforce {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				return nil, m
+			}
+			missing = append(missing, m)
+		}
+	}
+	return missing, nil
+}
+
+// closeOnExec keeps descriptors from the process that nobody means to give it: those that the
+// caller was started with, by a shell say, are not closed by exec.
+func closeOnExec() {
+	if unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	names, err := os.ReadDir("/proc/self/fd") // Linux before 5.11
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		if fd, err := strconv.Atoi(n.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// setOOMScore is done from outside, as the process may be too small for it.
+func setOOMScore(pid string, score int) error {
+	err := os.WriteFile("/proc/"+pid+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
+	if errors.Is(err, unix.EACCES) {
+		err = fmt.Errorf("%w; only root can lower it", err)
+	}
+	return err
+}
+
+// separate puts namespaces into attr, as many as can be had, and returns what to tell Enter.
+func separate(attr *syscall.SysProcAttr, o Options) (done string, missing []*Missing, err error) {
+	var all uintptr
+	for _, n := range namespaces {
+		all |= n.flag
+	}
+	flags, reason := all, try(all)
+	if reason != nil {
+		flags = 0
+		for _, n := range namespaces {
+			with := flags | n.flag
+			if err := try(with); err != nil {
+				missing = append(missing, &Missing{n.text, explain(n.name, err)})
+				continue
+			}
+			flags = with
+		}
+		if len(missing) == 0 { // one by one, but not together
+			missing = append(missing, &Missing{"namespaces", reason})
+			flags = 0
+		}
+		if o.Mode == Enforce {
+			return "", nil, missing[0]
+		}
+	}
+	var names []string
+	for _, n := range namespaces {
+		if flags&n.flag != 0 {
+			names = append(names, n.name)
+		}
+	}
+	done = strings.Join(names, ",") + ";"
+	attr.Cloneflags |= flags
+	switch two := twoIDs(); {
+	case flags&unix.CLONE_NEWUSER != 0:
+		attr.UidMappings, attr.GidMappings = idMaps(two)
+		attr.GidMappingsEnableSetgroups = two
+		attr.Credential = nil
+		if two {
+			done += strconv.Itoa(insideID)
+		}
+	case two:
+		done += strconv.Itoa(nobody)
+	}
+	return done, missing, nil
+}
+
+// idMaps are the users and groups of the box: one that has the rights of the caller, who
+// sets it up, and if the caller is root another that has none and gets it.
+func idMaps(two bool) (uids, gids []syscall.SysProcIDMap) {
+	uids = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	gids = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	if two {
+		other := syscall.SysProcIDMap{ContainerID: insideID, HostID: nobody, Size: 1}
+		uids, gids = append(uids, other), append(gids, other)
+	}
+	return uids, gids
+}
+
+// twoIDs says whether the caller is a root that can become somebody else: not in a user
+// namespace that has only one user.
+func twoIDs() bool {
+	return os.Geteuid() == 0 && canBecome(unix.CAP_SETUID, "uid_map") && canBecome(unix.CAP_SETGID, "gid_map")
+}
+
+func canBecome(capability int, table string) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil || data[0].Effective>>capability&1 == 0 {
+		return false
+	}
+	text, err := os.ReadFile("/proc/self/" + table)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, n uint64
+		if k, _ := fmt.Sscan(line, &inside, &outside, &n); k == 3 && inside <= nobody && nobody-inside < n {
+			return true
+		}
+	}
+	return false
+}
+
+// try finds out whether a process in such namespaces could be started. It makes one, which
+// ends by failing to execute a program whose name is too long, which nothing else fails by.
+func try(flags uintptr) error {
+	attr := &syscall.SysProcAttr{Cloneflags: flags}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		two := twoIDs()
+		attr.UidMappings, attr.GidMappings = idMaps(two)
+		attr.GidMappingsEnableSetgroups = two
+	}
+	_, err := syscall.ForkExec(strings.Repeat("x", 2*unix.PathMax), nil, &syscall.ProcAttr{Sys: attr})
+	if errors.Is(err, unix.ENAMETOOLONG) {
+		return nil
+	}
+	return err
+}
+
+// explain says what to do about a namespace that cannot be had.
+func explain(name string, err error) error {
+	advice := ""
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		advice = "there are too many; raise the sysctl user.max_" + name + "_namespaces"
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+		advice = "the kernel does not have it; use one that does"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		advice = "not allowed here, perhaps by a chroot or a container's seccomp filter; run ext4box outside of it"
+		if name != "user" {
+			advice = "it takes root, or a user namespace"
+		} else {
+			for _, knob := range []struct{ name, bad, good string }{
+				{"kernel.unprivileged_userns_clone", "0", "1"},
+				{"kernel.apparmor_restrict_unprivileged_userns", "1", "0"},
+			} {
+				text, rerr := os.ReadFile("/proc/sys/" + strings.ReplaceAll(knob.name, ".", "/"))
+				if rerr == nil && strings.TrimSpace(string(text)) == knob.bad && os.Geteuid() != 0 {
+					advice = "this machine keeps them from its users; set the sysctl " + knob.name + "=" + knob.good
+				}
+			}
+		}
+	case errors.Is(err, unix.ENOENT):
+		advice = "/proc is needed for it"
+	}
+	if advice == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, advice)
+}
