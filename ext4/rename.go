@@ -22,11 +22,11 @@ const (
 // not at all. Errors: ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL for a
 // directory into itself, EMLINK, ENOSPC. A whiteout belongs to root.
 func (fs *FS) Rename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32) error {
-	return fs.RenameAs(oldDir, oldName, newDir, newName, flags, 0, 0)
+	return fs.RenameAs(oldDir, oldName, newDir, newName, flags, NewNode{})
 }
 
-// RenameAs is Rename by somebody to whom a whiteout belongs.
-func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, flags, uid, gid uint32) error {
+// RenameAs is Rename by somebody. Of whiteout, owner and Limited count.
+func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32, whiteout NewNode) error {
 	for _, name := range []string{oldName, newName} {
 		switch err := checkName(name); {
 		case errors.Is(err, syscall.EEXIST):
@@ -41,9 +41,10 @@ func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, f
 	if fs.w == nil {
 		return syscall.EROFS
 	}
+	whiteout.Mode = disk.ModeChar
 	for {
 		err := fs.retrying(func() error {
-			return fs.tryRename(oldDir, oldName, newDir, newName, flags, NewNode{Mode: disk.ModeChar, UID: uid, GID: gid, Limited: uid != 0})
+			return fs.tryRename(oldDir, oldName, newDir, newName, flags, whiteout)
 		})
 		if !errors.Is(err, errMoved) {
 			return err

@@ -63,7 +63,9 @@ func fusermountOptions(source string, o *Options) string {
 	opts := []string{
 		"fsname=" + fusermountEscaper.Replace(source),
 		"subtype=" + Subtype,
-		"default_permissions",
+	}
+	if !o.Owners.Fakeroot {
+		opts = append(opts, "default_permissions")
 	}
 	for _, f := range []struct {
 		bit  uintptr

@@ -137,7 +137,9 @@ func fuseOptions(dev *os.File, o *Options, block bool) []param {
 		{"rootmode", fmt.Sprintf("%o", unix.S_IFDIR)},
 		{"user_id", fmt.Sprint(os.Geteuid())},
 		{"group_id", fmt.Sprint(os.Getegid())},
-		{"default_permissions", ""},
+	}
+	if !o.Owners.Fakeroot {
+		p = append(p, param{"default_permissions", ""})
 	}
 	if block {
 		p = append(p, param{"blksize", fmt.Sprint(blockSize)})

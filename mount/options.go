@@ -23,6 +23,7 @@ type Options struct {
 	Flags uintptr
 
 	AllowOther bool   // others than the mounting user may use the mount
+	AllowIdmap bool   // the kernel may map owners, where the mount is mounted again
 	FSName     string // the source to show; the image's path when empty
 	BlkDev     string // "auto", "on" or "off": whether the kernel is to hold a device; empty: auto
 	Iomap      string // IomapAuto, IomapOn or IomapOff: whether the kernel is to move file data itself; empty: auto
@@ -32,7 +33,8 @@ type Options struct {
 
 	DataJournal bool // data=journal, which only a mount for reading can have
 
-	Ext4 Ext4Options
+	Owners Owners
+	Ext4   Ext4Options
 
 	// Ignored are the options that were understood and that have no effect
 	// here, in the order given.
@@ -83,6 +85,9 @@ func ParseOptions(lists []string, sloppy bool) (Options, error) {
 				return Options{}, usagef("%w", err)
 			}
 		}
+	}
+	if err := o.check(); err != nil {
+		return Options{}, usagef("%w", err)
 	}
 	return o, nil
 }

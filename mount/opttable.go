@@ -54,6 +54,17 @@ func id(f func(o *Options, id uint32)) option {
 	}}
 }
 
+// owner is an option whose value is a user or group, by name or number.
+func owner(find func(string) (uint32, error), set func(o *Owners, id *uint32)) option {
+	return option{arg: required, apply: func(o *Options, v string) error {
+		id, err := find(v)
+		if err == nil {
+			set(&o.Owners, &id)
+		}
+		return err
+	}}
+}
+
 const atimeFlags = unix.MS_NOATIME | unix.MS_RELATIME | unix.MS_STRICTATIME
 
 // options is every option ext4box knows. Its parts are those of the manual page.
@@ -99,7 +110,8 @@ var options = map[string]option{
 
 	// FUSE.
 	"allow_other":         do(func(o *Options) { o.AllowOther = true }),
-	"default_permissions": {}, // always: the kernel checks permissions
+	"allow_idmap":         do(func(o *Options) { o.AllowIdmap = true }),
+	"default_permissions": {}, // always, but with fakeroot: the kernel checks permissions
 	"fsname": {arg: required, apply: func(o *Options, v string) error {
 		o.FSName = v
 		return nil
@@ -132,6 +144,20 @@ var options = map[string]option{
 	"allow_root":   refused("the kernel has no such mode; use allow_other"),
 	"auto_unmount": refused("ext4box unmounts by itself when it is told to end"),
 	"nonempty":     {}, // always, as for any other mount
+
+	// Whom files belong to.
+	"uid": owner(userID, func(o *Owners, id *uint32) { o.UID = id }),
+	"gid": owner(groupID, func(o *Owners, id *uint32) { o.GID = id }),
+	"umask": {arg: required, apply: func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 8, 32)
+		if err != nil || n > 0o777 {
+			return fmt.Errorf("%q is not an octal number up to 777", v)
+		}
+		o.Owners.Umask = new(uint32(n))
+		return nil
+	}},
+	"idmap":    {arg: required, apply: func(o *Options, v string) error { return o.Owners.addRanges(v) }},
+	"fakeroot": do(func(o *Options) { o.Owners.Fakeroot = true }),
 
 	// ext4's own, with a meaning here.
 	"norecovery": do(func(o *Options) { o.Ext4.NoRecovery = true }),

@@ -11,7 +11,7 @@ import (
 
 // Getattr reports the attributes of an inode.
 func (s *Server) Getattr(r *fuse.Request, _ *fuse.GetattrIn, out *fuse.AttrOut) syscall.Errno {
-	st, err := s.fs.Stat(s.inode(r.NodeID))
+	st, err := s.stat(s.inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -42,7 +42,7 @@ const statxAttributes = unix.STATX_ATTR_COMPRESSED | unix.STATX_ATTR_IMMUTABLE |
 
 // Statx adds the birth time and the attributes.
 func (s *Server) Statx(r *fuse.Request, in *fuse.StatxIn, out *fuse.StatxOut) syscall.Errno {
-	st, err := s.fs.Stat(s.inode(r.NodeID))
+	st, err := s.stat(s.inode(r.NodeID))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -106,6 +106,9 @@ func (s *Server) Readlink(r *fuse.Request, buf []byte) (int, syscall.Errno) {
 // Getxattr returns the value of an extended attribute.
 func (s *Server) Getxattr(r *fuse.Request, name string, buf []byte) (int, syscall.Errno) {
 	value, err := s.fs.Getxattr(s.inode(r.NodeID), name)
+	if err == nil {
+		value, err = s.owners.shownXattr(name, value)
+	}
 	if err != nil {
 		return 0, s.errno(r, err)
 	}
@@ -127,7 +130,7 @@ func (s *Server) Listxattr(r *fuse.Request, buf []byte) (int, syscall.Errno) {
 	}
 	var list []byte
 	for _, name := range names {
-		if len(name) > len(trusted) && name[:len(trusted)] == trusted && r.UID != 0 {
+		if len(name) > len(trusted) && name[:len(trusted)] == trusted && !s.privileged(r) {
 			continue
 		}
 		list = append(append(list, name...), 0)

@@ -58,7 +58,7 @@ func (s *Server) entry(dir, ino ext4.Ino, out *fuse.EntryOut) error {
 
 // describe is entry without the lookup.
 func (s *Server) describe(ino ext4.Ino, out *fuse.EntryOut) error {
-	st, err := s.fs.Stat(ino)
+	st, err := s.stat(ino)
 	if err != nil {
 		return err
 	}

@@ -13,15 +13,15 @@ import (
 // killPriv takes away what a file loses when r writes to it; see
 // [ext4.FS.KillPriv].
 func (s *Server) killPriv(r *fuse.Request, ino ext4.Ino, bits bool) error {
-	return s.fs.KillPriv(ino, bits, func(gid uint32) bool { return inGroup(r, gid) })
+	return s.fs.KillPriv(ino, bits, func(gid uint32) bool { return s.inGroup(r, s.owners.shownGID(gid)) })
 }
 
 // inGroup tells whether who sent the request is a member of a group, or root, for
 // whom that makes no difference. Requests do not tell the supplementary groups;
 // /proc does, where it can be seen and the process is in our namespace. Else only
 // the first group counts.
-func inGroup(r *fuse.Request, gid uint32) bool {
-	if r.UID == 0 || r.GID == gid {
+func (s *Server) inGroup(r *fuse.Request, gid uint32) bool {
+	if s.privileged(r) || r.GID == gid && gid != fuse.InvalidID {
 		return true
 	}
 	if r.PID == 0 {

@@ -135,7 +135,7 @@ func (s *Server) setFsxattr(r *fuse.Request, data []byte) syscall.Errno {
 			flags |= f.flag
 		}
 	}
-	return s.changeFlags(r, ext4.Attr{Flags: &flags, ProjectID: &project, Limited: limited(r)})
+	return s.changeFlags(r, ext4.Attr{Flags: &flags, ProjectID: &project, Limited: s.limited(r)})
 }
 
 func (s *Server) changeFlags(r *fuse.Request, a ext4.Attr) syscall.Errno {
@@ -196,11 +196,11 @@ func (s *Server) setVersion(r *fuse.Request, data []byte) syscall.Errno {
 		return syscall.EINVAL
 	}
 	ino := s.inode(r.NodeID)
-	st, err := s.fs.Stat(ino)
+	st, err := s.stat(ino)
 	if err != nil {
 		return s.errno(r, err)
 	}
-	if r.UID != st.UID && r.UID != 0 {
+	if !s.privileged(r) && (s.caller(r) != st.UID || st.UID == fuse.InvalidID) {
 		return syscall.EPERM
 	}
 	to := binary.NativeEndian.Uint32(data)
@@ -215,7 +215,9 @@ func (s *Server) setVersion(r *fuse.Request, data []byte) syscall.Errno {
 // mayAdminister tells whether a request comes from somebody who may do what concerns
 // the filesystem as a whole: root, as far as the user namespace of the mount goes, or
 // whoever mounted it and so has the image. Requests do not tell capabilities.
-func (s *Server) mayAdminister(r *fuse.Request) bool { return r.UID == 0 || r.UID == s.owner }
+func (s *Server) mayAdminister(r *fuse.Request) bool {
+	return s.privileged(r) || s.caller(r) == s.owner
+}
 
 func (s *Server) setLabel(r *fuse.Request, data []byte) syscall.Errno {
 	if !s.mayAdminister(r) {

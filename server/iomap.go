@@ -61,6 +61,8 @@ func (s *Server) noIomap() string {
 	switch {
 	case o.Mode == IomapOff:
 		return "iomap=off"
+	case s.owners.overrides():
+		return "owners or permissions are not shown as they are stored"
 	case o.Device < 0 && o.NoDevice != "":
 		return o.NoDevice
 	case o.Device < 0:

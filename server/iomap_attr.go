@@ -77,7 +77,7 @@ func (o *outside) setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut
 		}()
 	}
 	now := o.fs.Now()
-	a, change := attrOf(r, in, now)
+	a, change := o.attrOf(r, in, now)
 	a.Verbatim = true
 	// Of a file whose data comes by the server the kernel leaves it to us.
 	if in.Valid&fuse.SetattrKillSuidgid != 0 && o.moved(r.NodeID) == nil {
@@ -108,13 +108,13 @@ func (o *outside) keepsTimes(ino ext4.Ino) bool {
 
 // isACL tells whether an attribute is an ACL.
 func isACL(name string) bool {
-	return name == "system.posix_acl_access" || name == "system.posix_acl_default"
+	return name == aclAccess || name == aclDefault
 }
 
 // setACL stores an ACL. The kernel knows what that means for the mode, and says so.
 func (o *outside) setACL(r *fuse.Request, in *fuse.SetxattrIn, name string, value []byte) syscall.Errno {
 	ino := o.inode(r.NodeID)
-	return o.settle(r, o.fs.SetxattrVerbatim(ino, name, value, int(in.Flags), limited(r)), ino)
+	return o.settle(r, o.fs.SetxattrVerbatim(ino, name, value, int(in.Flags), o.limited(r)), ino)
 }
 
 func (o *outside) removeACL(r *fuse.Request, name string) syscall.Errno {

@@ -46,7 +46,7 @@ func (s *Server) IomapBegin(r *fuse.Request, in *fuse.IomapBeginIn, out *fuse.Io
 			return s.errno(r, err)
 		}
 	}
-	m, kept, err := s.fs.MapOutside(ino, pos, n, in.Op, limited(r))
+	m, kept, err := s.fs.MapOutside(ino, pos, n, in.Op, s.limited(r))
 	if err != nil {
 		return s.errno(r, err)
 	}
@@ -119,7 +119,7 @@ func (o *outside) write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sy
 		return 0, 0
 	}
 	// The mapping was the answer to the BEGIN before.
-	m, _, err := o.fs.MapOutside(ino, in.Offset, uint64(len(data)), iomap.Write, limited(r))
+	m, _, err := o.fs.MapOutside(ino, in.Offset, uint64(len(data)), iomap.Write, o.limited(r))
 	if err != nil {
 		return 0, o.errno(r, err)
 	}
@@ -151,7 +151,7 @@ func (o *outside) unexpected(r *fuse.Request, off uint64, n int) syscall.Errno {
 // mapping of the range afterwards.
 func (o *outside) fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno {
 	ino := o.inode(r.NodeID)
-	return o.settle(r, o.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, limited(r)), ino)
+	return o.settle(r, o.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, o.limited(r)), ino)
 }
 
 // FreezeFS makes everything durable and keeps it so until UnfreezeFS.

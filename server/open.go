@@ -30,6 +30,11 @@ func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.Ope
 		return 0
 	}
 	sync, err := s.fs.OpenForWriting(ino, flags&unix.O_APPEND != 0)
+	if err == nil && s.owners.Umask != nil {
+		// The kernel takes set-user-id away, with what it keeps, only where it sees it.
+		st, e := s.fs.Stat(ino)
+		sync, err = sync || s.owners.hides(st.Mode), e
+	}
 	if sync {
 		// Or the kernel would keep what is written.
 		out.OpenFlags |= fuse.OpenDirectIO

@@ -28,6 +28,11 @@ type Options struct {
 	Logger *slog.Logger
 	// Owner is the user who mounted it, and may do what else only root may.
 	Owner uint32
+	// Owners says to whom files belong for those who use the mount.
+	Owners Owners
+	// AllowIdmap allows the kernel to map ids itself, differently in each place where the
+	// filesystem is mounted. The server is then told of no caller who he is: nobody is root.
+	AllowIdmap bool
 	// Destroy, if not nil, is called when the last request was answered.
 	Destroy func()
 	// Sync and DirSync make changes, or those of directories, durable before they
@@ -52,6 +57,8 @@ type Server struct {
 	writeback bool
 	log       *slog.Logger
 	owner     uint32
+	owners    Owners
+	idmap     bool // the kernel may map ids itself
 	destroy   func()
 	sync      bool
 	dirsync   bool
@@ -77,7 +84,7 @@ var _ fuse.Operations = (*Server)(nil)
 // New returns a server for fs, which stays the caller's to close, after the
 // session has ended.
 func New(fs *ext4.FS, o Options) *Server {
-	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, root: o.RootNode, iomap: o.Iomap, writers: newWriters()}
+	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, owners: o.Owners, idmap: o.AllowIdmap, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, root: o.RootNode, iomap: o.Iomap, writers: newWriters()}
 	if s.root == 0 {
 		s.root = rootNode
 	}
@@ -94,7 +101,7 @@ func New(fs *ext4.FS, o Options) *Server {
 func (s *Server) Params() fuse.Params {
 	p := fuse.Params{
 		Flags: fuse.InitAsyncRead | fuse.InitExportSupport | fuse.InitDoReaddirplus |
-			fuse.InitReaddirplusAuto | fuse.InitAsyncDIO | fuse.InitParallelDirops | fuse.InitPosixACL |
+			fuse.InitReaddirplusAuto | fuse.InitAsyncDIO | fuse.InitParallelDirops |
 			fuse.InitCacheSymlinks | fuse.InitNoOpenSupport | fuse.InitNoOpendirSupport |
 			fuse.InitExplicitInvalData | fuse.InitDontMask,
 		MaxBackground: maxBackground,
@@ -105,6 +112,12 @@ func (s *Server) Params() fuse.Params {
 	}
 	if s.writeback {
 		p.Flags |= fuse.InitWritebackCache
+	}
+	if !s.owners.ownPermissions() {
+		p.Flags |= fuse.InitPosixACL // which has the kernel check permissions
+	}
+	if s.idmap {
+		p.Flags |= fuse.InitAllowIdmap
 	}
 	p.Iomap = s.noIomap() == ""
 	return p

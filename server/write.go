@@ -14,6 +14,9 @@ import (
 
 // Setattr changes attributes, of which the size goes first: it can fail.
 func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut) syscall.Errno {
+	if errno := s.owners.chown(in); errno != 0 {
+		return errno
+	}
 	if o := s.exclusive(r.NodeID); o != nil {
 		return o.setattr(r, in, out)
 	}
@@ -23,7 +26,7 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 			return s.errno(r, err)
 		}
 	}
-	a, change := attrOf(r, in, s.fs.Now())
+	a, change := s.attrOf(r, in, s.fs.Now())
 	a.Touch = in.Valid&fuse.SetattrAtimeNow != 0
 	// So, if not only so, comes what the kernel keeps of data that it writes back.
 	a.WrittenBack = in.Valid&(fuse.SetattrAtime|fuse.SetattrMtimeNow) == 0
@@ -46,8 +49,8 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 }
 
 // attrOf is what a request says of attributes other than the size, and whether that is anything.
-func attrOf(r *fuse.Request, in *fuse.SetattrIn, now time.Time) (a ext4.Attr, any bool) {
-	a.Limited = limited(r)
+func (s *Server) attrOf(r *fuse.Request, in *fuse.SetattrIn, now time.Time) (a ext4.Attr, any bool) {
+	a.Limited = s.limited(r)
 	mode := in.Mode & 0o7777
 	atime, mtime, ctime := in.AtimeTime(), in.MtimeTime(), in.CtimeTime()
 	for _, f := range [...]struct {
@@ -88,7 +91,11 @@ func (s *Server) Mkdir(r *fuse.Request, in *fuse.MkdirIn, name string, out *fuse
 // create makes an inode.
 func (s *Server) create(r *fuse.Request, name string, n ext4.NewNode, out *fuse.EntryOut) syscall.Errno {
 	dir := s.inode(r.NodeID)
-	n.UID, n.GID, n.Limited, n.Final = r.UID, r.GID, limited(r), s.final(r)
+	var err error
+	if n.UID, n.GID, err = s.newOwner(r, dir); err != nil {
+		return s.errno(r, err)
+	}
+	n.Limited, n.Final = s.limited(r), s.final(r)
 	ino, err := s.fs.Create(dir, name, n)
 	if err != nil {
 		return s.errno(r, err)
@@ -113,8 +120,13 @@ func (s *Server) Create(r *fuse.Request, in *fuse.CreateIn, name string, out *fu
 
 // Tmpfile makes a file without a name and opens it.
 func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse.EntryOut, open *fuse.OpenOut) syscall.Errno {
-	ino, err := s.fs.Tmpfile(s.inode(r.NodeID), ext4.NewNode{
-		Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: r.UID, GID: r.GID, Limited: limited(r), Final: s.final(r),
+	dir := s.inode(r.NodeID)
+	uid, gid, err := s.newOwner(r, dir)
+	if err != nil {
+		return s.errno(r, err)
+	}
+	ino, err := s.fs.Tmpfile(dir, ext4.NewNode{
+		Mode: unix.S_IFREG | in.Mode&0o7777, Umask: in.Umask, UID: uid, GID: gid, Limited: s.limited(r), Final: s.final(r),
 	})
 	if err != nil {
 		return s.errno(r, err)
@@ -130,7 +142,7 @@ func (s *Server) Tmpfile(r *fuse.Request, in *fuse.CreateIn, _ string, out *fuse
 func (s *Server) Link(r *fuse.Request, in *fuse.LinkIn, name string, out *fuse.EntryOut) syscall.Errno {
 	ino := s.inode(in.OldNodeID)
 	dir := s.inode(r.NodeID)
-	if err := s.fs.LinkAs(ino, dir, name, limited(r)); err != nil {
+	if err := s.fs.LinkAs(ino, dir, name, s.limited(r)); err != nil {
 		return s.errno(r, err)
 	}
 	if errno := s.durable(r, dir); errno != 0 {
@@ -153,7 +165,14 @@ func (s *Server) Rmdir(r *fuse.Request, name string) syscall.Errno {
 // Rename moves a name.
 func (s *Server) Rename(r *fuse.Request, in *fuse.RenameIn, oldName, newName string) syscall.Errno {
 	from, to := s.inode(r.NodeID), s.inode(in.NewDir)
-	return s.settle(r, s.fs.RenameAs(from, oldName, to, newName, in.Flags, r.UID, r.GID), from, to)
+	whiteout := ext4.NewNode{Limited: s.limited(r)}
+	if in.Flags&unix.RENAME_WHITEOUT != 0 {
+		var err error
+		if whiteout.UID, whiteout.GID, err = s.newOwner(r, from); err != nil {
+			return s.errno(r, err)
+		}
+	}
+	return s.settle(r, s.fs.RenameAs(from, oldName, to, newName, in.Flags, whiteout), from, to)
 }
 
 // Write writes through the mover.
@@ -204,7 +223,7 @@ func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64
 
 // write writes for the caller, up to the limits of quota.
 func (s *Server) write(r *fuse.Request, ino ext4.Ino, data []byte, off int64) (n int, err error) {
-	if limited(r) {
+	if s.limited(r) {
 		n, err = s.fs.WriteBackLimited(ino, data, off)
 	} else {
 		n, err = s.fs.WriteBack(ino, data, off)
@@ -224,7 +243,7 @@ func (s *Server) touch(ino ext4.Ino) error {
 }
 
 // limited tells whether limits of quota hold for the caller.
-func limited(r *fuse.Request) bool { return r.UID != 0 }
+func (s *Server) limited(r *fuse.Request) bool { return !s.privileged(r) }
 
 // Fallocate changes how a range is backed.
 func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno {
@@ -232,11 +251,11 @@ func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno 
 		return o.fallocate(r, in)
 	}
 	ino := s.inode(r.NodeID)
-	err := s.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, limited(r))
+	err := s.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, s.limited(r))
 	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EROFS) {
 		// The kernel leaves this to us, without a flag that says who may keep
 		// the bits. As in its own ext4 they go even if the call fails.
-		err = errors.Join(err, s.killPriv(r, ino, r.UID != 0))
+		err = errors.Join(err, s.killPriv(r, ino, !s.privileged(r)))
 	}
 	return s.settle(r, err, ino)
 }
@@ -252,7 +271,7 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 	if in.Flags != 0 || in.OffIn >= 1<<63 || in.OffOut >= 1<<63 {
 		return 0, syscall.EINVAL
 	}
-	if err := s.killPriv(r, s.inode(in.NodeIDOut), r.UID != 0); err != nil {
+	if err := s.killPriv(r, s.inode(in.NodeIDOut), !s.privileged(r)); err != nil {
 		return 0, s.errno(r, err)
 	}
 	buf := make([]byte, min(in.Len, copyChunk))
@@ -279,16 +298,19 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 
 // Setxattr and Removexattr change extended attributes.
 func (s *Server) Setxattr(r *fuse.Request, in *fuse.SetxattrIn, name string, value []byte) syscall.Errno {
+	ino := s.inode(r.NodeID)
+	value, err := s.storedXattr(ino, name, value)
+	if err != nil {
+		return s.errno(r, err)
+	}
 	if o := s.exclusive(r.NodeID); o != nil && isACL(name) {
 		return o.setACL(r, in, name, value)
 	}
-	ino := s.inode(r.NodeID)
-	if err := s.fs.SetxattrAs(ino, name, value, int(in.Flags), limited(r)); err != nil {
+	if err := s.fs.SetxattrAs(ino, name, value, int(in.Flags), s.limited(r)); err != nil {
 		return s.errno(r, err)
 	}
-	var err error
 	// The kernel asks for it with default ACLs too, which leave the mode alone.
-	if in.SetxattrFlags&fuse.SetxattrACLKillSgid != 0 && name == "system.posix_acl_access" {
+	if in.SetxattrFlags&fuse.SetxattrACLKillSgid != 0 && name == aclAccess {
 		err = s.fs.KillSetgid(ino)
 	}
 	return s.settle(r, err, ino)

@@ -108,6 +108,9 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		return err
 	}
 	defer target.Close()
+	if err := opts.Permit(target, warn); err != nil {
+		return err
+	}
 	path, partition := blockdev.ParseSpec(image)
 	o.image.Partition, o.image.MountPoint = partition, target.Path
 	source := sourceName(path, partition)
@@ -144,7 +147,8 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	launch := mount.LaunchConfig{
 		Command: []string{"ext4box", "serve", source, dir},
 		Target:  target, Files: files, Warn: warn,
-		Request: mount.Request{Source: source, Options: opts, Foreground: o.foreground, Log: mount.LogText},
+		Request: mount.Request{Source: source, Options: opts, Foreground: o.foreground, Log: mount.LogText,
+			UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
 	}
 	if !o.foreground || o.log != "" {
 		if launch.Log, launch.Request.Log, err = mount.OpenLog(o.log); err != nil {
@@ -177,6 +181,13 @@ func (o *mountOptions) offerIomap(target *mount.Target, opts *mount.Options) err
 	o.image.Iomap.Mode = opts.Iomap
 	if opts.Iomap == mount.IomapOff {
 		o.image.Iomap.Why = "iomap=off"
+		return nil
+	}
+	if by := opts.Owners.Override(); by != "" {
+		o.image.Iomap.Why = "owners or permissions are not shown as they are stored (" + by + ")"
+		if opts.Iomap == mount.IomapOn {
+			return &mount.Error{Status: mount.StatusUsage, Err: fmt.Errorf("mount option \"iomap=on\": %s", o.image.Iomap.Why)}
+		}
 		return nil
 	}
 	ask := o.askIomap

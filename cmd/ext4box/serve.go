@@ -127,7 +127,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 		chosen <- mount.DataPath{Iomap: c.Iomap, Text: c.Path}
 	}
 	srv := server.New(s.fs, server.Options{
-		Logger: log, Owner: uint32(os.Geteuid()), Destroy: func() { _ = s.close() }, // Close tells the error
+		Logger: log, Owner: s.request.UID, Owners: owners(s.request), AllowIdmap: s.request.Options.AllowIdmap, Destroy: func() { _ = s.close() }, // Close tells the error
 		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
 		RootNode: c.RootNode, Iomap: s.iomap,
 	})
@@ -161,6 +161,22 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 		err = context.Cause(ctx)
 	}
 	return err
+}
+
+// owners says whom files seem to belong to.
+func owners(r *mount.Request) server.Owners {
+	w := &r.Options.Owners
+	if w.Fakeroot {
+		return server.Owners{UID: &r.UID, GID: &r.GID, Fakeroot: true}
+	}
+	return server.Owners{UID: w.UID, GID: w.GID, Umask: w.Umask, Users: idMap(w.Users), Groups: idMap(w.Groups)}
+}
+
+func idMap(ranges []mount.IDRange) (m server.IDMap) {
+	for _, r := range ranges {
+		m = append(m, server.IDRange{Stored: r.Image, Shown: r.Shown, Count: r.Count})
+	}
+	return m
 }
 
 func (s *service) ReadOnly() string { return s.fs.ReadOnlyReason() }
