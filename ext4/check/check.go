@@ -40,6 +40,9 @@ type Finding struct {
 	Block uint64 `json:"block,omitempty"`
 	Group *int64 `json:"group,omitempty"` // nil where no group is meant
 	Text  string `json:"text"`
+
+	stage uint8 // of pass 2, and where in it: see pass2
+	at    uint64
 }
 
 // Report is the outcome of a check.

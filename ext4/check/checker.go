@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"ext4box/blockdev"
 	"ext4box/ext4/internal/disk"
@@ -32,6 +33,10 @@ type checker struct {
 	descs  descTable
 	inodes inodeTable // facts, from pass 1
 	claims *blockSet  // clusters that something claims, from pass 1
+
+	dirs      dirTable
+	dirBlocks atomic.Int64 // blocks of directories that may still be examined
+	dirsCut   bool         // those were not enough
 }
 
 func newChecker(ctx context.Context, dev blockdev.Device, o Options) *checker {

@@ -65,6 +65,12 @@ func DecodeDirEntry(b []byte, off int, filetype bool) (e DirEntry, problem strin
 	return e, ""
 }
 
+// DirRecLen is the length of the record at off of a directory block, of which at
+// least the header must be inside, unchecked.
+func DirRecLen(b []byte, off int) int {
+	return recLen(binary.LittleEndian.Uint16(b[off+4:]), len(b))
+}
+
 // recLen decodes a record length, which has 16 bits while a block can have
 // 64 KiB: the two low bits, always zero in a length, then carry bits 16 and 17.
 func recLen(v uint16, blockSize int) int {

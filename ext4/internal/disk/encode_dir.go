@@ -86,7 +86,7 @@ func InitDxNode(b []byte, block uint32, csum bool) DxNode {
 func initDxEntries(b []byte, block uint32, csum bool) DxNode {
 	room := len(b)
 	if csum {
-		room -= dxTailSize
+		room -= DxTailSize
 	}
 	n := DxNode{b: b, Limit: room / DxEntrySize}
 	binary.LittleEndian.PutUint16(b, uint16(n.Limit))

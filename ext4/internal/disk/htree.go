@@ -12,8 +12,8 @@ const (
 	dxNodeEntries = 8
 	// DxEntrySize is the length of an index entry.
 	DxEntrySize = 8
-	// dxTailSize is the length of the checksum behind the last entry.
-	dxTailSize = 8
+	// DxTailSize is the length of the checksum behind the last entry.
+	DxTailSize = 8
 )
 
 // DxRoot is the header of a directory index.
@@ -98,7 +98,7 @@ func decodeDxEntries(what string, b []byte, off int, csum bool) (DxNode, error) 
 	le := binary.LittleEndian
 	room := (len(b) - off) / DxEntrySize
 	if csum {
-		room = (len(b) - off - dxTailSize) / DxEntrySize
+		room = (len(b) - off - DxTailSize) / DxEntrySize
 	}
 	n := DxNode{b: b[off:], Limit: int(le.Uint16(b[off:])), Count: int(le.Uint16(b[off+2:]))}
 	if n.Limit != room {
@@ -119,14 +119,22 @@ func decodeDxEntries(what string, b []byte, off int, csum bool) (DxNode, error) 
 // that passed its decoder with csum set. root tells block 0 from inner blocks;
 // seed is the inode's.
 func DxChecksum(seed uint32, b []byte, root bool) (stored, computed uint32, ok bool) {
-	off := dxNodeEntries
 	if root {
-		off = dxRootEntries
+		return DxChecksumAt(seed, b, dxRootEntries)
 	}
+	return DxChecksumAt(seed, b, dxNodeEntries)
+}
+
+// DxChecksumAt is [DxChecksum] for an index block whose entries begin at off, which
+// nobody has checked. ok is false if it has no place for a checksum.
+func DxChecksumAt(seed uint32, b []byte, off int) (stored, computed uint32, ok bool) {
 	le := binary.LittleEndian
+	if off+DxEntrySize > len(b) {
+		return 0, 0, false
+	}
 	limit, count := int(le.Uint16(b[off:])), int(le.Uint16(b[off+2:]))
 	tail := off + limit*DxEntrySize
-	if count > limit || tail+dxTailSize > len(b) {
+	if count > limit || tail+DxTailSize > len(b) {
 		return 0, 0, false
 	}
 	sum := CRC32C(seed, b[:off+count*DxEntrySize])
