@@ -63,7 +63,7 @@ type process struct {
 }
 
 // startVictim starts a victim; prepare may change how.
-func startVictim(t *testing.T, v victim, prepare func(*exec.Cmd)) *process {
+func startVictim(t testing.TB, v victim, prepare func(*exec.Cmd)) *process {
 	t.Helper()
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -97,7 +97,7 @@ func startVictim(t *testing.T, v victim, prepare func(*exec.Cmd)) *process {
 }
 
 // expect reads lines until one that has the prefix.
-func (p *process) expect(t *testing.T, prefix string) string {
+func (p *process) expect(t testing.TB, prefix string) string {
 	t.Helper()
 	for p.out.Scan() {
 		if strings.HasPrefix(p.out.Text(), prefix) {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -192,8 +193,8 @@ func (e *entry) checkNamespaces() error {
 }
 
 func (e *entry) checkThreads() error {
-	if raceDetector {
-		return nil // a build for tests, which say so
+	if raceDetector || flag.Lookup("test.v") != nil {
+		return nil // a program of tests, which may be built with cgo
 	}
 	return reachThreads()
 }
@@ -211,31 +212,17 @@ func (e *entry) emptyRoot() error {
 	if !e.has("mnt") {
 		return nil
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	switch err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); {
+	case errors.Is(err, unix.EINVAL): // in a chroot: no mount
+		if err := detachedRoot(); err != nil {
+			return err
+		}
+	case err != nil:
 		return fmt.Errorf("keep mounts from the host: %w", apparmor(err))
-	}
-	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("none", "/", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555"); err != nil {
-		return fmt.Errorf("mount a tmpfs: %w", apparmor(err))
-	}
-	// It lies over the root directory, where a path gets only from below.
-	if err := unix.Chdir("/.."); err != nil {
-		return fmt.Errorf("enter the tmpfs: %w", err)
-	}
-	// Both in one place: the old root comes to lie over the new one.
-	switch err := unix.PivotRoot(".", "."); {
-	case err == nil:
-		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("detach the old root: %w", err)
-		}
-	case errors.Is(err, unix.EINVAL):
-		// The root is that of the kernel's initial file system, or of a chroot. Neither can be detached;
-		// it takes CAP_SYS_CHROOT, or a descriptor, to get back there.
-		if err := unix.Chroot("."); err != nil {
-			return fmt.Errorf("chroot: %w", err)
-		}
 	default:
-		return fmt.Errorf("pivot_root: %w", err)
+		if err := pivotRoot(); err != nil {
+			return err
+		}
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return err
@@ -246,6 +233,70 @@ func (e *entry) emptyRoot() error {
 	}
 	if st.Type != unix.TMPFS_MAGIC || st.Flags&unix.ST_RDONLY == 0 {
 		return errors.New("the root directory is still another one")
+	}
+	return nil
+}
+
+// What the root file system is: room for its own directory only.
+const (
+	rootFlags   = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	rootOptions = "size=4k,nr_inodes=1,mode=555"
+)
+
+// pivotRoot puts an empty root in the place of the old one and takes that out of the namespace.
+func pivotRoot() error {
+	if err := unix.Mount("none", "/", "tmpfs", rootFlags, rootOptions); err != nil {
+		return fmt.Errorf("mount a tmpfs: %w", apparmor(err))
+	}
+	// It lies over the root directory, where a path gets only from below.
+	if err := unix.Chdir("/.."); err != nil {
+		return fmt.Errorf("enter the tmpfs: %w", err)
+	}
+	// Both in one place: the old root comes to lie over the new one.
+	switch err := unix.PivotRoot(".", "."); {
+	case errors.Is(err, unix.EINVAL):
+		// The kernel's first file system cannot be moved. It takes CAP_SYS_CHROOT, or a descriptor,
+		// to get back there.
+		if err := unix.Chroot("."); err != nil {
+			return fmt.Errorf("chroot: %w", err)
+		}
+	case err != nil:
+		return fmt.Errorf("pivot_root: %w", err)
+	default:
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("detach the old root: %w", err)
+		}
+	}
+	return nil
+}
+
+// detachedRoot changes to an empty root that is mounted nowhere.
+func detachedRoot() error {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make a tmpfs: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	for option := range strings.SplitSeq(rootOptions, ",") {
+		name, value, _ := strings.Cut(option, "=")
+		if err := unix.FsconfigSetString(fs, name, value); err != nil {
+			return fmt.Errorf("make a tmpfs: %s: %w", option, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("make a tmpfs: %w", err)
+	}
+	const attr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
+	if err != nil {
+		return fmt.Errorf("mount a tmpfs: %w", err)
+	}
+	defer func() { _ = unix.Close(mnt) }()
+	if err := unix.Fchdir(mnt); err != nil {
+		return fmt.Errorf("enter the tmpfs: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot: %w", err)
 	}
 	return nil
 }

@@ -36,7 +36,9 @@ func TestMain(m *testing.M) {
 // program builds ext4box once.
 var program = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(buildDir, "ext4box")
-	out, err := exec.Command("go", "build", "-o", path, "ext4box/cmd/ext4box").CombinedOutput()
+	build := exec.Command("go", "build", "-o", path, "ext4box/cmd/ext4box")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile does
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building ext4box: %w\n%s", err, out)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"ext4box/blockdev"
 	"ext4box/cmd/ext4box/internal/probe"
+	"ext4box/sandbox"
 )
 
 func newDoctorCommand() *cobra.Command {
@@ -17,13 +18,14 @@ func newDoctorCommand() *cobra.Command {
 		Use:   "doctor [IMAGE]",
 		Short: "Show what this machine offers, and what to do about what it lacks",
 		Long: `Show what this machine offers to ext4box, and what to do about what it lacks.
-The exit status is 1 when mounting is not possible. IMAGE, or else the current
+The exit status is 1 when mounting is not possible, or only with
+--sandbox=best-effort. IMAGE, or else the current
 directory, is where direct I/O is tried. The line data-path tells whether the
 kernel would move the data of files itself (fuse-iomap), or why it goes through
 the server.`,
 		Args: argCount(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := probe.Options{Dir: ".", Child: []string{"ext4box", "probe"}}
+			o := probe.Options{Dir: ".", Child: []string{"ext4box", "probe"}, Boxed: []string{"ext4box", "probe", "--boxed"}}
 			if len(args) > 0 {
 				o.File, _ = blockdev.ParseSpec(args[0])
 			}
@@ -61,10 +63,18 @@ func doctor(cmd *cobra.Command, checks []probe.Check, asJSON bool) error {
 	return nil
 }
 
-// newProbeCommand is doctor's other half, in a user namespace.
+// newProbeCommand is doctor's other half, in a user namespace or in a box.
 func newProbeCommand() *cobra.Command {
-	return &cobra.Command{
+	var boxed bool
+	cmd := &cobra.Command{
 		Use: "probe", Hidden: true, Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return probe.Child(os.Stdout) },
+		RunE: func(*cobra.Command, []string) error {
+			if boxed {
+				return sandbox.Probed(os.Stdout)
+			}
+			return probe.Child(os.Stdout)
+		},
 	}
+	cmd.Flags().BoolVar(&boxed, "boxed", false, "enter a box")
+	return cmd
 }

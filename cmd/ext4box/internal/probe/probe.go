@@ -26,9 +26,9 @@ type Options struct {
 	// Dir is where direct I/O is tried, with a file that is removed at once; or
 	// File, an existing file that is opened for reading.
 	Dir, File string
-	// Child is the argument list that makes this binary call [Child]; nil:
-	// the checks that need a process of their own are left out.
-	Child []string
+	// Child is the argument list that makes this binary call [Child], and Boxed the one for
+	// [sandbox.Probed]; nil: the checks that need a process of their own are left out.
+	Child, Boxed []string
 }
 
 // All asks everything, in an order that reads well.
@@ -46,6 +46,7 @@ func All(o Options) []Check {
 		userNamespaces(o.Child),
 		landlock(),
 		seccomp(),
+		box(o.Boxed),
 		loopDevices(),
 		directIO(o),
 		dataPath(kernel, o),
