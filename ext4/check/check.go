@@ -41,6 +41,9 @@ type Finding struct {
 	Group *int64 `json:"group,omitempty"` // nil where no group is meant
 	Text  string `json:"text"`
 
+	// Minor findings are worth a word, but leave the filesystem clean.
+	Minor bool `json:"minor,omitempty"`
+
 	stage uint8 // of pass 2, and where in it: see pass2
 	at    uint64
 }
@@ -49,17 +52,18 @@ type Finding struct {
 type Report struct {
 	Findings []Finding     // the first ones, in the order of passes
 	Total    uint64        // of findings, also those that were not kept
+	Errors   uint64        // of Total, those that are not minor
 	Classes  map[Class]int // how many of each, kept or not
 	Warnings []string      // what is no damage but limits what the check means
 
 	Inodes, InodesUsed uint64
 	Blocks, BlocksUsed uint64
 	Dirs               uint64
-	Passes             int // passes that were completed, 6 unless the check stopped at damage
+	Passes             int // that were completed, 6 unless the check stopped at damage
 }
 
-// Clean tells whether nothing was found.
-func (r *Report) Clean() bool { return r.Total == 0 }
+// Clean tells whether nothing was found, or only what is minor.
+func (r *Report) Clean() bool { return r.Errors == 0 }
 
 // Exit statuses of fsck(8).
 const (
@@ -77,6 +81,8 @@ func ExitStatus(r *Report, err error) int {
 		return ExitCancelled
 	case err != nil:
 		return ExitFailure
+	case r != nil && r.Passes < passes:
+		return ExitFailure | ExitErrors
 	case r != nil && !r.Clean():
 		return ExitErrors
 	}
@@ -99,6 +105,9 @@ func Check(ctx context.Context, dev blockdev.Device, o Options) (*Report, error)
 	err := c.run()
 	return c.rep, err
 }
+
+// passes is how many there are.
+const passes = 6
 
 // run does the passes one after the other.
 func (c *checker) run() error {

@@ -11,6 +11,9 @@ import (
 	"ext4box/ext4/internal/disk"
 )
 
+// errMemory ends a check that would need more memory than it may have.
+var errMemory = errors.New("the filesystem has more inodes in use than fit the memory allowed: allow more")
+
 // errStop ends a check that damage leaves no basis for; the report says why.
 var errStop = errors.New("the damage leaves nothing to check")
 
@@ -30,13 +33,21 @@ type checker struct {
 	sums    disk.Checksums
 	hurd    bool
 
-	descs  descTable
-	inodes inodeTable // facts, from pass 1
-	claims *blockSet  // clusters that something claims, from pass 1
+	dirs         dirTable
+	dirBlocks    atomic.Int64 // blocks of directories that may still be examined
+	dirsCut      bool         // those were not enough
+	descs        descTable
+	inodes       inodeTable // facts, from pass 1
+	claims       *blockSet  // clusters that something claims, from pass 1
+	meta         *blockSet  // those of superblocks, descriptors, bitmaps and inode tables
+	nodes        *blockSet  // those that hold pointers or extents
+	claimedTwice *blockSet
 
-	dirs      dirTable
-	dirBlocks atomic.Int64 // blocks of directories that may still be examined
-	dirsCut   bool         // those were not enough
+	badDescs  groupList // groups whose descriptor has a wrong checksum
+	resizeBad bool      // the resize inode is not what it should be
+	xattrs    xattrTable
+
+	sharedNodes atomic.Int64 // how often nodes of other inodes were followed
 }
 
 func newChecker(ctx context.Context, dev blockdev.Device, o Options) *checker {
@@ -45,17 +56,21 @@ func newChecker(ctx context.Context, dev blockdev.Device, o Options) *checker {
 
 // batch collects what one unit of a pass finds.
 type batch struct {
-	c     *checker
-	list  []Finding
-	total uint64
-	more  map[Class]int // findings that are only counted
-	done  []func()
+	c      *checker
+	list   []Finding
+	total  uint64
+	errors uint64        // of total, those that are not minor
+	more   map[Class]int // findings that are only counted
+	done   []func()
 }
 
 // add reports a finding of the pass that is running.
 func (b *batch) add(f Finding) {
 	f.Pass = b.c.pass
 	b.total++
+	if !f.Minor {
+		b.errors++
+	}
 	if len(b.list) < b.c.opt.Findings {
 		b.list = append(b.list, f)
 		return
@@ -87,6 +102,17 @@ func (b *batch) fs(class Class, format string, args ...any) {
 	b.add(Finding{Class: class, Text: fmt.Sprintf(format, args...)})
 }
 
+// minor reports what does not make the filesystem unclean.
+func (b *batch) minor(class Class, format string, args ...any) {
+	b.add(Finding{Class: class, Minor: true, Text: fmt.Sprintf(format, args...)})
+}
+
+// minorGroup is minor about a block group.
+func (b *batch) minorGroup(class Class, group uint32, format string, args ...any) {
+	g := int64(group)
+	b.add(Finding{Class: class, Group: &g, Minor: true, Text: fmt.Sprintf(format, args...)})
+}
+
 // later has fn called when the findings are merged, in the order of units.
 func (b *batch) later(fn func()) { b.done = append(b.done, fn) }
 
@@ -102,6 +128,7 @@ func (c *checker) merge(b *batch) {
 		c.rep.Classes[class] += n
 	}
 	c.rep.Total += b.total
+	c.rep.Errors += b.errors
 	for _, fn := range b.done {
 		fn()
 	}
@@ -187,6 +214,8 @@ func (c *checker) tell(done, total uint64, unit string) {
 func (c *checker) warn(format string, args ...any) {
 	c.rep.Warnings = append(c.rep.Warnings, fmt.Sprintf(format, args...))
 }
+
+func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
 func isCancel(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)

@@ -82,8 +82,8 @@ const (
 	ExtentDuplicate      Class = "extent-duplicate"
 	ExtentIndexStart     Class = "extent-index-start"
 	ExtentBlockChecksum  Class = "extent-block-checksum"
-	ExtentReadFailed     Class = "extent-read-failed"
-	ExtentUnwritten      Class = "extent-unwritten" // where only written ones may be
+	ExtentTreeShape      Class = "extent-tree-shape" // deeper than it need be
+	ExtentUnwritten      Class = "extent-unwritten"  // where only written ones may be
 	ExtentUnwrittenDir   Class = "extent-unwritten-directory"
 	PointerIllegal       Class = "pointer-illegal"
 	BlocksIllegal        Class = "blocks-illegal" // e2fsck's summary of an inode

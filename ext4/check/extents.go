@@ -4,14 +4,26 @@ import "ext4box/ext4/internal/disk"
 
 // walkExtents is walkMap for an extent tree.
 func (c *checker) walkExtents(in *inode, problem mapProblem, fn func(mapping) bool) error {
-	root := disk.DecodeExtentHeader(in.Block[:])
-	if root.Magic != disk.ExtentMagic || root.Depth > disk.ExtentMaxDepth || root.Max == 0 ||
-		int(root.Max) > disk.ExtentNodeCapacity(disk.InodeBlockSize)+1 || root.Entries > root.Max {
-		problem(ExtentRootInvalid, 0, "has an extent tree whose root is invalid")
+	if !headerSound(in.Block[:]) {
+		problem(ExtentRootInvalid, 0, "has a corrupt extent header")
 		return nil
 	}
-	w := &extentWalk{c: c, in: in, problem: problem, fn: fn, left: 1 << 32}
-	return w.node(in.Block[:], 0, int(root.Depth), 0, 1<<32)
+	depth := disk.DecodeExtentHeader(in.Block[:]).Depth
+	if depth > disk.ExtentMaxDepth {
+		problem(ExtentTreeShape, 0, "has an extent tree that could be more shallow (%d; could be <= %d)", depth, disk.ExtentMaxDepth-1)
+		return nil
+	}
+	blocks := (in.Size + uint64(c.geo.BlockSize) - 1) >> c.geo.BlockBits
+	w := &extentWalk{c: c, in: in, problem: problem, fn: fn, eof: blocks}
+	if in.Size > 1<<62 {
+		w.eof = 1 << 50
+	}
+	w.node(in.Block[:], 0, int(depth), 0, 0)
+	// The shape is told of last, if nothing else was wrong.
+	if w.err == nil && !w.stopped && depth > 0 && w.second+int(disk.DecodeExtentHeader(in.Block[:]).Entries)-1 <= 4 && w.first < 2 {
+		problem(ExtentTreeShape, 0, "has an extent tree (at level %d) that could be shorter", 1)
+	}
+	return w.err
 }
 
 // extentWalk is a walk of one extent tree.
@@ -20,93 +32,120 @@ type extentWalk struct {
 	in      *inode
 	problem mapProblem
 	fn      func(mapping) bool
-	left    uint64
+	eof     uint64 // file blocks that the size has
+	next    uint64 // file block behind the last extent
+	prev    disk.Extent
+	first   int // entries of the root
+	second  int // entries of the nodes below it
 	stopped bool
+	err     error
 }
 
 // node goes through a node whose header is sound, at block blk, which may have the
-// file blocks [lo, hi).
-func (w *extentWalk) node(b []byte, blk uint64, depth int, lo, hi uint64) error {
+// file blocks from lo on, to end unless that is 0.
+func (w *extentWalk) node(b []byte, blk uint64, level int, lo, end uint64) {
 	h := disk.DecodeExtentHeader(b)
+	switch root := blk == 0; {
+	case root:
+		w.first = int(h.Entries)
+	case level == int(disk.DecodeExtentHeader(w.in.Block[:]).Depth)-1:
+		w.second += int(h.Entries)
+	}
+	w.next = max(w.next, lo)
 	for i := range int(h.Entries) {
-		if w.stopped {
-			return nil
+		if w.stopped || w.err != nil {
+			return
 		}
 		entry := b[disk.ExtentHeaderSize+i*disk.ExtentEntrySize:]
-		if depth == 0 {
-			lo = w.extent(disk.DecodeExtent(entry), blk, lo, hi)
+		if level == 0 {
+			w.extent(disk.DecodeExtent(entry), blk, end)
 			continue
 		}
 		x := disk.DecodeExtentIndex(entry)
-		end := hi
+		below := end
 		if i+1 < int(h.Entries) {
-			end = min(hi, uint64(disk.DecodeExtentIndex(entry[disk.ExtentEntrySize:]).Block))
+			below = uint64(disk.DecodeExtentIndex(entry[disk.ExtentEntrySize:]).Block)
+		} else if end == 0 && w.eof > 1 {
+			below = w.eof
 		}
-		if err := w.index(x, blk, depth, lo, end); err != nil {
-			return err
-		}
-		lo = max(lo, uint64(x.Block)+1)
+		w.index(x, blk, level, lo, below)
+		lo = uint64(x.Block) + 1
 	}
-	return nil
 }
 
-// extent examines one extent and returns the first file block behind it.
-func (w *extentWalk) extent(e disk.Extent, blk, lo, hi uint64) uint64 {
+// extent examines one extent of the node in block blk.
+func (w *extentWalk) extent(e disk.Extent, blk, end uint64) {
 	g := &w.c.geo
 	first, n := uint64(e.Block), uint64(e.Len)
-	bad := func(class Class, what string) uint64 {
+	bad := func(class Class, what string) {
 		w.problem(class, blk, "%s (logical block %d, physical block %d, length %d)", what, first, e.Start, n)
-		return lo
 	}
 	switch {
-	case e.Start < uint64(g.FirstDataBlock) || e.Start >= g.BlocksCount:
-		return bad(ExtentBadStart, "has an invalid extent")
-	case first < lo:
-		return bad(ExtentOutOfOrder, "has out of order extents")
-	case e.End() > hi:
-		return bad(ExtentOutOfBounds, "has an extent that ends beyond the range of its node")
+	case e.Start < uint64(g.FirstDataBlock) || e.Start == 0 || e.Start >= g.BlocksCount:
+		bad(ExtentBadStart, "has an invalid extent")
+		return
+	case first < w.next && w.prev.Len > 0 && first > uint64(w.prev.Block) && e.End() > w.prev.End():
+		bad(ExtentDuplicate, "has a duplicate extent mapping")
+		return
+	case first < w.next:
+		bad(ExtentOutOfOrder, "has out of order extents")
+		return
+	case end > 0 && e.End() > end && !(e.Unwritten && e.End() > w.eof):
+		bad(ExtentOutOfBounds, "has an extent whose end exceeds the allowed value")
+		return
 	case n == 0:
-		return bad(ExtentEmpty, "has an extent of length zero")
+		bad(ExtentEmpty, "has an extent of length zero")
+		return
 	case n > g.BlocksCount-e.Start:
-		return bad(ExtentEndsBeyond, "has an extent that ends beyond the filesystem")
+		bad(ExtentEndsBeyond, "has an invalid extent")
+		return
 	}
 	if !w.fn(mapping{logical: first, start: e.Start, n: n, unwritten: e.Unwritten}) {
 		w.stopped = true
 	}
-	return e.End()
+	w.prev, w.next = e, e.End()
 }
 
-// index examines an inner entry and follows it.
-func (w *extentWalk) index(x disk.ExtentIndex, blk uint64, depth int, lo, hi uint64) error {
+// index examines an inner entry of the node in block blk and follows it.
+func (w *extentWalk) index(x disk.ExtentIndex, blk uint64, level int, lo, end uint64) {
 	g := &w.c.geo
 	first := uint64(x.Block)
-	bad := func(class Class, what string) error {
+	bad := func(class Class, what string) {
 		w.problem(class, blk, "%s (logical block %d, physical block %d)", what, first, x.Leaf)
-		return nil
 	}
 	switch {
-	case x.Leaf < uint64(g.FirstDataBlock) || x.Leaf >= g.BlocksCount:
-		return bad(ExtentBadStart, "has an invalid extent index")
+	case x.Leaf < uint64(g.FirstDataBlock) || x.Leaf == 0 || x.Leaf >= g.BlocksCount:
+		bad(ExtentBadStart, "has an invalid extent index")
+		return
 	case first < lo:
-		return bad(ExtentOutOfOrder, "has out of order extent indexes")
-	}
-	b := make([]byte, g.BlockSize)
-	switch err := w.c.readBlock(b, x.Leaf); {
-	case err == errBeyond:
-		return bad(ExtentNodeInvalid, "has an extent node beyond the device")
-	case err != nil:
-		return err
-	}
-	h := disk.DecodeExtentHeader(b)
-	if h.Magic != disk.ExtentMagic || h.Entries > h.Max || int(h.Max) > disk.ExtentNodeCapacity(len(b)) ||
-		int(h.Depth) != depth-1 {
-		return bad(ExtentNodeInvalid, "has an invalid extent node")
-	}
-	if h.Entries > 0 && uint64(le32(b[disk.ExtentHeaderSize:])) != first {
-		return bad(ExtentIndexStart, "has an extent index that does not start where its node does")
+		bad(ExtentOutOfOrder, "has out of order extent indexes")
+		return
 	}
 	if !w.fn(mapping{logical: first, start: x.Leaf, n: 1, node: true}) {
-		return nil
+		return
 	}
-	return w.node(b, x.Leaf, depth-1, first, hi)
+	b := make([]byte, g.BlockSize)
+	if err := w.c.readBlock(b, x.Leaf); err != nil {
+		if err != errBeyond {
+			w.err = err
+			return
+		}
+		bad(ExtentNodeInvalid, "has an extent node beyond the device")
+		return
+	}
+	h := disk.DecodeExtentHeader(b)
+	stored, computed, room := disk.ExtentBlockChecksum(w.in.seed, b)
+	wrong := w.c.sums.Metadata && (!room || stored != computed)
+	if !headerSound(b) || int(h.Depth) != level-1 {
+		bad(ExtentNodeInvalid, "has an invalid extent node")
+		return
+	}
+	if h.Entries > 0 && uint64(le32(b[disk.ExtentHeaderSize:])) != first {
+		bad(ExtentIndexStart, "has an interior extent node that does not start where its child does")
+		return
+	}
+	if wrong {
+		bad(ExtentBlockChecksum, "has an extent block that passes checks, but whose checksum does not match")
+	}
+	w.node(b, x.Leaf, level-1, first, end)
 }

@@ -1,32 +1,276 @@
 package check
 
-import "ext4box/ext4/internal/disk"
+import (
+	"time"
+
+	"ext4box/ext4/internal/disk"
+)
 
 // pass0 examines the superblock and the descriptors, and sets up everything that
 // depends on them.
 func (c *checker) pass0() error {
 	return c.serial(func(b *batch) error {
-		c.sbRaw = make([]byte, disk.SuperblockSize)
-		switch err := c.read(c.sbRaw, disk.SuperblockOffset); {
-		case err == errBeyond:
-			b.fs(SuperblockCorrupt, "the superblock lies beyond the end of the device")
-			return errStop
-		case err != nil:
+		if err := c.loadSuper(b); err != nil {
 			return err
 		}
-		c.sb = disk.DecodeSuperblock(c.sbRaw)
-		geo, err := c.sb.Geometry()
-		if err != nil {
-			b.fs(SuperblockCorrupt, "%v", err)
-			return errStop
+		g := &c.geo
+		c.rep.Inodes, c.rep.Blocks = uint64(g.InodesCount), g.BlocksCount
+		c.inodes.init(g)
+		c.claims = newBlockSet(g, c.opt.Memory/2)
+		c.claimedTwice = newBlockSet(g, c.opt.Memory/16)
+		c.nodes = newBlockSet(g, c.opt.Memory/16)
+		c.meta = newBlockSet(g, c.opt.Memory/8)
+		if err := c.descPlaces(b); err != nil {
+			return err
 		}
-		c.geo, c.sums, c.hurd = geo, c.sb.Checksums(), c.sb.CreatorOS == disk.CreatorHurd
-		c.sbBlock = disk.SuperblockOffset >> geo.BlockBits
-		c.inodes.init(&c.geo)
-		c.claims = newBlockSet(&c.geo, c.opt.Memory/2)
-		if c.sb.Incompat&disk.IncompatRecover != 0 {
-			c.warn("the journal has not been replayed: what it holds is not taken into account")
+		if err := c.journal(b); err != nil {
+			return err
+		}
+		if err := c.superFields(b); err != nil {
+			return err
+		}
+		if err := c.descs0(b); err != nil {
+			return err
+		}
+		c.superTimes(b)
+		c.quotaInodes(b)
+		return c.resizeInode(b)
+	})
+}
+
+// descPlaces sees whether bitmaps and inode tables are where they can be, and
+// turns to the copies of the descriptors if not.
+func (c *checker) descPlaces(b *batch) error {
+	g := &c.geo
+	primary := c.sbBlock
+	bad, err := c.descsBad(b, true)
+	if err != nil || !bad {
+		return err
+	}
+	if c.backupSuper() {
+		again, err := c.descsBad(b, false)
+		if err != nil {
+			return err
+		}
+		if !again {
+			b.fs(GroupDescBackup, "the group descriptors at block %d are used instead", c.sbBlock+1)
+			return nil
+		}
+	}
+	c.sbBlock = primary
+	c.descs.blocks = nil
+	_ = g
+	return nil
+}
+
+// backupSuper turns to the first copy of the superblock and descriptors.
+func (c *checker) backupSuper() bool {
+	g := &c.geo
+	for group := uint32(1); group < min(g.Groups, 128); group++ {
+		if g.HasSuper(group) {
+			c.sbBlock = g.GroupFirstBlock(group)
+			c.descs.blocks = nil
+			return true
+		}
+	}
+	return false
+}
+
+// descsBad tells whether a descriptor points where it cannot.
+func (c *checker) descsBad(b *batch, tell bool) (bad bool, err error) {
+	g := &c.geo
+	flex := c.sb.Incompat&disk.IncompatFlexBG != 0
+	for group := range g.Groups {
+		d, _, ok, err := c.desc(group)
+		if err != nil {
+			return false, err
+		}
+		lo, hi := uint64(g.FirstDataBlock), g.BlocksCount
+		if !flex {
+			lo = g.GroupFirstBlock(group)
+			hi = lo + uint64(g.GroupBlocks(group))
+		}
+		in := func(start, n uint64) bool { return start >= lo && start < hi && n <= hi-start }
+		class := Class("")
+		what := ""
+		switch super := uint64(g.FirstDataBlock); {
+		case !ok:
+			class, what = GroupDescUnreadable, "descriptor, which lies beyond the device"
+		case !in(d.BlockBitmap, 1) || d.BlockBitmap == super:
+			class, what = GroupBlockBitmap, "block bitmap"
+		case !in(d.InodeBitmap, 1) || d.InodeBitmap == super:
+			class, what = GroupInodeBitmap, "inode bitmap"
+		case !in(d.InodeTable, uint64(g.InodeTableBlocks)) || d.InodeTable == super:
+			class, what = GroupInodeTable, "inode table"
+		}
+		if class == "" {
+			continue
+		}
+		bad = true
+		if tell {
+			b.group(class, group, "the place of group %d's %s is impossible", group, what)
+		}
+		if len(b.list) >= c.opt.Findings {
+			break
+		}
+	}
+	return bad, nil
+}
+
+// descs0 examines what else descriptors say.
+func (c *checker) descs0(b *batch) error {
+	g := &c.geo
+	csum := c.sums.Metadata || c.sums.GDT
+	for group := range g.Groups {
+		d, raw, ok, err := c.desc(group)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		if csum && c.sums.GroupDesc(group, raw) != d.Checksum {
+			b.minorGroup(GroupDescChecksum, group, "group %d's descriptor has checksum %#04x, should be %#04x",
+				group, d.Checksum, c.sums.GroupDesc(group, raw))
+			c.badDescs.add(group)
+		}
+		switch {
+		case !csum && d.Flags&(disk.GroupBlockUninit|disk.GroupInodeUninit) != 0:
+			b.minorGroup(GroupUninit, group, "group %d's descriptor is marked uninitialised without the feature", group)
+		case !csum:
+		case d.ItableUnused > g.InodesPerGroup || d.ItableUnused > d.FreeInodes ||
+			d.ItableUnused < g.InodesPerGroup && d.Flags&disk.GroupInodeUninit != 0 && false:
+			b.minorGroup(GroupUnusedInodes, group, "group %d's descriptor has an invalid count of unused inodes, %d", group, d.ItableUnused)
+		case group == g.Groups-1 && d.Flags&disk.GroupBlockUninit != 0 && g.GroupBlocks(group) < g.BlocksPerGroup:
+			b.minorGroup(GroupLastUninit, group, "the last group's block bitmap is uninitialised")
+		}
+	}
+	return nil
+}
+
+// superTimes compares times of the superblock with the clock.
+func (c *checker) superTimes(b *batch) {
+	if c.sb.UUID == [16]byte{} {
+		b.minor(UUIDMissing, "the filesystem has no UUID")
+	}
+	now := time.Now().Unix() + 24*60*60 // e2fsck forgives a day, for clocks without a zone
+	for _, t := range []struct {
+		name string
+		at   int64
+	}{{"mount", c.sb.MountTime}, {"write", c.sb.WriteTime}} {
+		if t.at&0xFFFFFFFF > now {
+			b.minor(TimeInFuture, "the superblock's last %s time is in the future", t.name)
+		}
+	}
+	room := uint32(c.geo.InodeSize) - disk.InodeSizeOld
+	if c.geo.InodeSize > disk.InodeSizeOld {
+		for _, f := range []struct {
+			name string
+			v    uint16
+		}{{"required", c.sb.MinExtraIsize}, {"desired", c.sb.WantExtraIsize}} {
+			if f.v != 0 && (f.v < 4 || uint32(f.v) > room || f.v%4 != 0) {
+				b.minor(ExtraIsizeField, "bad %s extra isize in superblock (%d)", f.name, f.v)
+			}
+		}
+	}
+}
+
+// quotaInodes examines which inodes the superblock names for quota.
+func (c *checker) quotaInodes(b *batch) {
+	if c.sb.ROCompat&disk.ROCompatQuota == 0 && c.sb.UserQuotaIno|c.sb.GroupQuotaIno|c.sb.ProjectQuotaIno == 0 {
+		return
+	}
+	for i, ino := range c.quotaInos() {
+		if ino == 0 {
+			continue
+		}
+		fixed := [3]uint32{disk.InoUserQuota, disk.InoGrpQuota, 0}[i]
+		if ino != fixed && (ino < c.geo.FirstIno || ino > c.geo.InodesCount) {
+			b.minor(QuotaInodeInvalid, "invalid %s quota inode %d", quotaNames[i], ino)
+		}
+	}
+}
+
+var quotaNames = [3]string{"user", "group", "project"}
+
+func (c *checker) quotaInos() [3]uint32 {
+	return [3]uint32{c.sb.UserQuotaIno, c.sb.GroupQuotaIno, c.sb.ProjectQuotaIno}
+}
+
+// resizeInode examines the inode that holds the room for more descriptors.
+func (c *checker) resizeInode(b *batch) error {
+	in, ok, err := c.inode(disk.InoResize)
+	if err != nil || !ok {
+		return err
+	}
+	if c.sb.Compat&disk.CompatResizeInode == 0 {
+		for _, v := range in.Block {
+			if v != 0 {
+				b.minor(ResizeInodeNonzero, "resize_inode is not enabled, but the resize inode is not zero")
+				break
+			}
 		}
 		return nil
-	})
+	}
+	valid := in.Links != 0 && in.IsReg() && c.geo.BlockBits <= 16
+	for i := 0; i < disk.InodeBlockSize; i += 4 {
+		if p := uint64(le32(in.Block[i:])); i == 52 {
+			valid = valid && p >= uint64(c.geo.FirstDataBlock) && p < c.geo.BlocksCount
+		} else {
+			valid = valid && p == 0
+		}
+	}
+	if valid {
+		valid, err = c.resizeMap(uint64(le32(in.Block[52:])))
+		if err != nil {
+			return err
+		}
+	}
+	if !valid {
+		b.fs(ResizeInodeInvalid, "the resize inode is not valid")
+		c.resizeBad = true
+	}
+	return nil
+}
+
+// resizeMap tells whether the block at blk leads to the reserved descriptor blocks
+// and each of these to its copies.
+func (c *checker) resizeMap(blk uint64) (bool, error) {
+	g := &c.geo
+	dind := make([]byte, g.BlockSize)
+	if err := c.readBlock(dind, blk); err != nil {
+		return false, ignoreBeyond(err)
+	}
+	per := int(g.BlockSize / 4)
+	first := uint64(g.FirstDataBlock) + 1 + uint64(g.DescBlocks)
+	node := make([]byte, g.BlockSize)
+	for i := range int(c.sb.ReservedGDT) {
+		at := first + uint64(i)
+		slot := int((uint64(g.DescBlocks) + uint64(i)) % uint64(per))
+		if uint64(le32(dind[4*slot:])) != at {
+			return false, nil
+		}
+		if err := c.readBlock(node, at); err != nil {
+			return false, ignoreBeyond(err)
+		}
+		n := 0
+		for group := uint32(1); group < g.Groups && n < per; group++ {
+			if !g.HasSuper(group) {
+				continue
+			}
+			want := at + uint64(group)*uint64(g.BlocksPerGroup)
+			if want >= g.BlocksCount || uint64(le32(node[4*n:])) != want {
+				return false, nil
+			}
+			n++
+		}
+	}
+	return true, nil
+}
+
+func ignoreBeyond(err error) error {
+	if err == errBeyond {
+		return nil
+	}
+	return err
 }
