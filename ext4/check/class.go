@@ -115,6 +115,7 @@ const (
 	XattrBlockRefs       Class = "xattr-block-refs"
 	XattrInode           Class = "xattr-inode" // a value in an inode that cannot be one
 	XattrInodeFlag       Class = "xattr-inode-flag"
+	XattrInodeRefs       Class = "xattr-inode-refs" // pass 4
 	BadBlocksInode       Class = "bad-blocks-inode"
 	GroupTableConflict   Class = "group-table-conflict" // bitmaps or inode tables on each other
 	MultiplyClaimed      Class = "multiply-claimed"     // pass 1B to 1D

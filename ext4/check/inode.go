@@ -44,6 +44,9 @@ func (x *examination) inode() error {
 		return nil
 	}
 	x.fact = factUsed | fact(fileType(in))
+	if in.is(disk.FlagEAInode) {
+		x.fact |= factEA
+	}
 	if in.Dtime != 0 && in.Dtime >= c.geo.InodesCount {
 		switch {
 		case in.ino == disk.InoRoot:

@@ -242,7 +242,7 @@ func (c *checker) resizeMap(blk uint64) (bool, error) {
 		return false, ignoreBeyond(err)
 	}
 	per := int(g.BlockSize / 4)
-	first := uint64(g.FirstDataBlock) + 1 + uint64(g.DescBlocks)
+	first := disk.SuperblockOffset>>g.BlockBits + 1 + uint64(g.DescBlocks)
 	node := make([]byte, g.BlockSize)
 	for i := range int(c.sb.ReservedGDT) {
 		at := first + uint64(i)

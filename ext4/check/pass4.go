@@ -22,9 +22,11 @@ func (c *checker) links(b *batch, ino uint32, f fact) error {
 	switch {
 	case ino < c.geo.FirstIno && ino != disk.InoRoot,
 		ino == c.sb.OrphanFileIno && c.sb.Compat&disk.CompatOrphanFile != 0,
-		ino == c.sb.ProjectQuotaIno && c.sb.ROCompat&disk.ROCompatQuota != 0,
-		f&factEA != 0:
+		ino == c.sb.ProjectQuotaIno && c.sb.ROCompat&disk.ROCompatQuota != 0:
 		return nil
+	}
+	if f&factEA != 0 && c.xattrs.values[ino] > 0 {
+		return c.valueRefs(b, ino)
 	}
 	stored, counted := c.inodes.stored(ino), c.inodes.counted(ino)
 	if counted == 0 {
@@ -51,6 +53,20 @@ func (c *checker) links(b *batch, ino uint32, f fact) error {
 	}
 	if stored != counted {
 		b.inode(LinkCount, ino, "inode %d has the link count %d instead of %d", ino, stored, counted)
+	}
+	return nil
+}
+
+// valueRefs examines the count of references to the value of an attribute.
+func (c *checker) valueRefs(b *batch, ino uint32) error {
+	in, ok, err := c.inode(ino)
+	if err != nil || !ok {
+		return err
+	}
+	// The count is where others have version and time of change.
+	stored := in.Version&0xFFFFFFFF | uint64(le32(in.raw[0x0C:]))<<32
+	if counted := uint64(c.xattrs.values[ino]); stored != counted {
+		b.inode(XattrInodeRefs, ino, "attribute value inode %d has reference count %d, should be %d", ino, stored, counted)
 	}
 	return nil
 }

@@ -15,16 +15,17 @@ type xattrTable struct {
 	mu     sync.Mutex
 	room   int
 	blocks map[uint64]*xattrRefs
+	values map[uint32]uint32 // references to inodes that hold values
 }
 
 type xattrRefs struct {
 	stored, counted uint32
-	bad             bool
+	values          uint64 // what those in inodes of their own occupy, in blocks
 }
 
 func (t *xattrTable) init(budget int64) {
 	t.room = int(budget / 64)
-	t.blocks = map[uint64]*xattrRefs{}
+	t.blocks, t.values = map[uint64]*xattrRefs{}, map[uint32]uint32{}
 }
 
 // xattrs examines the attributes of an inode.
@@ -34,8 +35,11 @@ func (x *examination) xattrs() error {
 		a, err := xattr.Inode("", in.raw, in.ExtraIsize)
 		if err != nil {
 			x.found(InodeXattrCorrupt, "inode %d has corrupt attributes: %v", in.ino, err)
-		} else if err := x.values(a); err != nil {
-			return err
+		} else {
+			x.blocks += c.valueBlocks(a)
+			if err := x.values(a); err != nil {
+				return err
+			}
 		}
 	}
 	if in.FileACL == 0 || !c.xattrPlace(in) {
@@ -50,7 +54,8 @@ func (x *examination) xattrs() error {
 	}
 	t.mu.Unlock()
 	if seen != nil {
-		x.hasXattrs = !seen.bad
+		x.hasXattrs = true
+		x.blocks += seen.values
 		return nil
 	}
 	b := make([]byte, c.geo.BlockSize)
@@ -63,15 +68,18 @@ func (x *examination) xattrs() error {
 		return nil
 	}
 	x.hasXattrs = true
+	a, corrupt := xattr.Block("", b)
+	values := c.valueBlocks(a)
 	t.mu.Lock()
 	seen = t.blocks[blk]
 	if seen != nil {
 		seen.counted++
+		x.blocks += seen.values
 		t.mu.Unlock()
 		return nil
 	}
 	if len(t.blocks) < t.room {
-		t.blocks[blk] = &xattrRefs{stored: h.RefCount, counted: 1}
+		t.blocks[blk] = &xattrRefs{stored: h.RefCount, counted: 1, values: values}
 	}
 	t.mu.Unlock()
 	c.claims.add(blk>>c.geo.ClusterBits, 1, func(start, n uint64) { c.claimedTwice.add(start, n, nil) })
@@ -79,15 +87,28 @@ func (x *examination) xattrs() error {
 		x.b.block(XattrBlockMultiple, in.ino, blk, "attribute block %d has h_blocks > 1", blk)
 		return nil
 	}
-	a, err := xattr.Block("", b)
-	if err != nil {
-		x.b.block(XattrBlockCorrupt, in.ino, blk, "attribute block %d is corrupt: %v", blk, err)
+	x.blocks += values
+	if corrupt != nil {
+		x.b.block(XattrBlockCorrupt, in.ino, blk, "attribute block %d is corrupt: %v", blk, corrupt)
 		return nil
 	}
 	if c.sums.Metadata && c.sums.XattrBlock(blk, b) != h.Checksum {
 		x.b.block(XattrBlockChecksum, in.ino, blk, "attribute block %d of inode %d passes checks, but its checksum does not match", blk, in.ino)
 	}
 	return x.values(a)
+}
+
+// valueBlocks is how many blocks an inode is charged for values that are in inodes
+// of their own.
+func (c *checker) valueBlocks(a xattr.Area) (n uint64) {
+	size := uint64(c.geo.BlockSize) << c.geo.ClusterBits
+	a.Each(func(at xattr.Attr) bool {
+		if at.Ino != 0 {
+			n += (uint64(at.Size) + size - 1) / size << c.geo.ClusterBits
+		}
+		return true
+	})
+	return n
 }
 
 // values examines values that are in inodes of their own.
@@ -101,6 +122,12 @@ func (x *examination) values(a xattr.Area) (err error) {
 			x.found(XattrInode, "inode %d has an illegal attribute value inode %d", in.ino, at.Ino)
 			return true
 		}
+		t := &c.xattrs
+		t.mu.Lock()
+		if _, ok := t.values[at.Ino]; ok || len(t.values) < t.room {
+			t.values[at.Ino]++
+		}
+		t.mu.Unlock()
 		v, ok, e := c.inode(at.Ino)
 		if err = e; err != nil {
 			return false
