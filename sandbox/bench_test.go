@@ -52,7 +52,7 @@ func BenchmarkCalls(b *testing.B) {
 	for _, mode := range []Mode{Off, Enforce} {
 		b.Run(string(mode), func(b *testing.B) {
 			for range b.N {
-				p := startVictim(b, victim{"measure", Options{Mode: mode}}, nil)
+				p := startVictim(b, victim{Name: "measure", Options: Options{Mode: mode}}, nil)
 				for _, m := range measured {
 					ns, err := strconv.Atoi(strings.TrimPrefix(p.expect(b, "ns "), "ns "))
 					if err != nil {

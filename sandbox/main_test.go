@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,15 +24,26 @@ var victims = map[string]func(b *Box) error{
 	},
 }
 
-const victimEnv = "EXT4BOX_TEST_VICTIM"
+const (
+	victimEnv = "EXT4BOX_TEST_VICTIM"
+	probeEnv  = "EXT4BOX_TEST_PROBE"
+)
 
 // victim is what a process in the box is told.
 type victim struct {
 	Name    string
 	Options Options
+	Without []string // layers that are left out
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(probeEnv) != "" {
+		if err := Probed(os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	text := os.Getenv(victimEnv)
 	if text == "" {
 		os.Exit(m.Run())
@@ -39,6 +51,7 @@ func TestMain(m *testing.M) {
 	var v victim
 	err := json.Unmarshal([]byte(text), &v)
 	if err == nil {
+		layers = slices.DeleteFunc(layers, func(l layer) bool { return slices.Contains(v.Without, l.name) })
 		var b *Box
 		var missing []*Missing
 		if b, missing, err = Enter(v.Options); err == nil {
@@ -55,6 +68,15 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
+func (v victim) text(t testing.TB) string {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // process is a victim at work.
 type process struct {
 	*exec.Cmd
@@ -65,12 +87,8 @@ type process struct {
 // startVictim starts a victim; prepare may change how.
 func startVictim(t testing.TB, v victim, prepare func(*exec.Cmd)) *process {
 	t.Helper()
-	text, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), victimEnv+"="+string(text))
+	cmd.Env = append(os.Environ(), victimEnv+"="+v.text(t))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

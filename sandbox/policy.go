@@ -114,8 +114,6 @@ func rules(self int) []rule {
 		{call: "lseek", nr: unix.SYS_LSEEK, why: "blockdev: the size of a device"},
 		{call: "fstat", nr: unix.SYS_FSTAT, why: "blockdev: what a descriptor is"},
 		{call: "fstatfs", nr: unix.SYS_FSTATFS, why: "blockdev: whether direct I/O is any good there"},
-		{call: "statx", nr: unix.SYS_STATX, why: "blockdev: the alignment of direct I/O, untorn writes",
-			when: either(condition{2, unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH})},
 		{call: "fsync", nr: unix.SYS_FSYNC, why: "os.File.Sync: the state of a mount"},
 		{call: "flock", nr: unix.SYS_FLOCK, why: "blockdev, mount: locks that the keeper took are looked at, and let go"},
 		{call: "close", nr: unix.SYS_CLOSE, why: "everybody"},
@@ -134,6 +132,8 @@ func rules(self int) []rule {
 		{call: "recvmsg", nr: unix.SYS_RECVMSG, unsealed: true, why: "mount: descriptors from the keeper"},
 		{call: "fcntl", nr: unix.SYS_FCNTL, unsealed: true, when: either(is(1, unix.F_DUPFD_CLOEXEC)), why: "fuse: a descriptor of a reader's own"},
 		{call: "dup3", nr: unix.SYS_DUP3, unsealed: true, why: "mount: the log takes the place of standard error"},
+		{call: "statx", nr: unix.SYS_STATX, unsealed: true, why: "blockdev: the alignment of direct I/O, untorn writes",
+			when: either(condition{2, unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH})},
 		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, when: either(is(0, 0)), why: "Seal: no more descriptors"},
 		{call: "seccomp", nr: unix.SYS_SECCOMP, unsealed: true, when: either(is(0, unix.SECCOMP_SET_MODE_FILTER)), why: "Seal"},
 	}

@@ -68,9 +68,10 @@ type Box struct {
 // entry is the state of Enter.
 type entry struct {
 	Options
-	had  []string // namespaces that Start has made
-	id   int      // the user and group to become, or 0
-	self int      // this process
+	had []string // namespaces that Start has made
+	id  int      // the user and group to become, or 0
+	// rules are those of the filter; nil: there is none.
+	rules []rule
 }
 
 // Enter puts the process, with all of its threads, into the box. After it the process can
@@ -89,11 +90,12 @@ func Enter(o Options) (*Box, []*Missing, error) {
 	if o.Mode == Off {
 		return b, nil, nil
 	}
-	e := &entry{Options: o, self: os.Getpid()}
-	names, id, _ := strings.Cut(done, ";")
-	if !o.Service {
+	e := &entry{Options: o}
+	if names, id, ok := strings.Cut(done, ";"); ok && !o.Service {
 		e.had = strings.Split(names, ",")
 		e.id, _ = strconv.Atoi(id)
+	} else if o.Service && twoIDs() {
+		e.id = nobody // who started it should not have started it as root
 	}
 	// Go makes the descriptors of its poller when it first needs them.
 	time.AfterFunc(time.Hour, func() {}).Stop()
@@ -101,28 +103,10 @@ func Enter(o Options) (*Box, []*Missing, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	b.rules = rules(e.self)
 	var missing []*Missing
-	for _, step := range []struct {
-		layer string
-		set   func() error
-	}{
-		{"namespaces of its own", e.checkNamespaces},
-		{"all of its threads", e.checkThreads},
-		{"the OOM score that was asked for", e.setOOMScore},
-		{"an empty root directory", e.emptyRoot},
-		{"a host name of its own", e.setNames},
-		{"its resource limits", e.setLimits},
-		{"an empty bounding set of capabilities", e.narrow},
-		{"an unprivileged user", e.become},
-		{"empty sets of capabilities", e.drop},
-		{"no_new_privs", func() error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
-		{"a memory that others cannot look at", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
-		{"Landlock", landlock},
-		{"a seccomp filter", b.filter},
-	} {
-		if err := step.set(); err != nil {
-			m := &Missing{step.layer, err}
+	for _, l := range layers {
+		if err := l.set(e); err != nil {
+			m := &Missing{l.name, err}
 			if o.Mode == Enforce {
 				return nil, nil, m
 			}
@@ -132,19 +116,30 @@ func Enter(o Options) (*Box, []*Missing, error) {
 	if o.Memory != 0 {
 		debug.SetMemoryLimit(int64(min(o.Memory, math.MaxInt64)))
 	}
+	b.rules = e.rules
 	return b, missing, nil
 }
 
-func (b *Box) filter() error {
-	p, err := entryFilter(b.rules)
-	if err == nil {
-		err = install(p)
-	}
-	if err != nil {
-		b.rules = nil
-		return fmt.Errorf("%w; use a kernel with CONFIG_SECCOMP_FILTER", err)
-	}
-	return nil
+type layer struct {
+	name string // as in Missing
+	set  func(*entry) error
+}
+
+// layers are what Enter puts on, in the order in which that can be done.
+var layers = []layer{
+	{"namespaces of its own", (*entry).checkNamespaces},
+	{"all of its threads", (*entry).checkThreads},
+	{"the OOM score that was asked for", (*entry).setOOMScore},
+	{"an empty root directory", (*entry).emptyRoot},
+	{"a host name of its own", (*entry).setNames},
+	{"its resource limits", (*entry).setLimits},
+	{"an empty bounding set of capabilities", (*entry).narrow},
+	{"an unprivileged user", (*entry).become},
+	{"empty sets of capabilities", (*entry).drop},
+	{"no_new_privs", func(*entry) error { return prctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
+	{"a memory that others cannot look at", func(*entry) error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
+	{"Landlock", func(*entry) error { return landlock() }},
+	{"a seccomp filter", (*entry).filter},
 }
 
 // Seal takes away what is needed to be given descriptors. No new ones come into being then.
@@ -211,6 +206,11 @@ func (e *entry) setOOMScore() error {
 func (e *entry) emptyRoot() error {
 	if !e.has("mnt") {
 		return nil
+	}
+	if e.has("user") {
+		// Nor are there user namespaces in this one, which is a precaution: a container that has its
+		// sysctls read-only goes without.
+		_ = os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0)
 	}
 	switch err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); {
 	case errors.Is(err, unix.EINVAL): // in a chroot: no mount
@@ -359,28 +359,18 @@ func kernelAtLeast(major, minor int) bool {
 	return a > major || a == major && b >= minor
 }
 
-// narrow looks after the bounding set where it cannot be emptied: not that anything could be
-// had of it with no_new_privs.
+// narrow empties the bounding set of who can, which is everybody in a user namespace. To others
+// it means nothing with no_new_privs.
 func (e *entry) narrow() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return fmt.Errorf("capget: %w", err)
 	}
-	if data[0].Effective>>unix.CAP_SETPCAP&1 != 0 {
-		return narrow()
+	if data[0].Effective>>unix.CAP_SETPCAP&1 == 0 {
+		return nil
 	}
-	for c := uintptr(0); ; c++ {
-		in, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, c, 0)
-		switch {
-		case errno != 0:
-			return nil
-		case in != 0 && e.Service:
-			return fmt.Errorf("capability %d is in it; start the service with CapabilityBoundingSet= and User=", c)
-		case in != 0:
-			return fmt.Errorf("capability %d is in it, and it takes a user namespace to drop it", c)
-		}
-	}
+	return narrow()
 }
 
 // become gives up being root, if there is somebody else to be.
@@ -411,5 +401,18 @@ func (e *entry) drop() error {
 	case c != noCapability:
 		return fmt.Errorf("capability %d is still there", c)
 	}
+	return nil
+}
+
+func (e *entry) filter() error {
+	l := rules(os.Getpid())
+	p, err := entryFilter(l)
+	if err == nil {
+		err = install(p)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; use a kernel with CONFIG_SECCOMP_FILTER", err)
+	}
+	e.rules = l
 	return nil
 }

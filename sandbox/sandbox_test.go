@@ -18,7 +18,7 @@ import (
 // TestUsers, as others.
 func TestLayers(t *testing.T) {
 	score := 321
-	p := startVictim(t, victim{"wait", Options{Mode: Enforce, Memory: 256 << 20, OOMScore: &score}}, func(cmd *exec.Cmd) {
+	p := startVictim(t, victim{Name: "wait", Options: Options{Mode: Enforce, Memory: 256 << 20, OOMScore: &score}}, func(cmd *exec.Cmd) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGUSR1, Setsid: true}
 	})
 	p.expect(t, "ready")
@@ -123,7 +123,6 @@ func TestUsers(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: nobody + 1}}
 	ordinary := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	for _, c := range []struct {
 		name    string
@@ -132,9 +131,7 @@ func TestUsers(t *testing.T) {
 	}{
 		{"ordinary user", ordinary, nil},
 		{"root of a user namespace", ordinary, []string{"unshare", "-Urm"}},
-		{"root of a container", &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: all, GidMappings: all, GidMappingsEnableSetgroups: true,
-		}, nil},
+		{"root of a container", container(), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			command := append(c.command, test, "-test.run=^TestLayers$", "-test.v")

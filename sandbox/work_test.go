@@ -111,7 +111,7 @@ func work() error {
 }
 
 func TestGoWorks(t *testing.T) {
-	p := startVictim(t, victim{"work", Options{Mode: Enforce, Memory: 64 << 20}}, nil)
+	p := startVictim(t, victim{Name: "work", Options: Options{Mode: Enforce, Memory: 64 << 20}}, nil)
 	p.expect(t, "done")
 	if err := p.Wait(); err != nil {
 		t.Error(err)
@@ -135,7 +135,7 @@ func TestGoEnds(t *testing.T) {
 		}
 		t.Run(c.victim, func(t *testing.T) {
 			var stderr bytes.Buffer
-			p := startVictim(t, victim{c.victim, Options{Mode: Enforce, Memory: 32 << 20}}, func(cmd *exec.Cmd) { cmd.Stderr = &stderr })
+			p := startVictim(t, victim{Name: c.victim, Options: Options{Mode: Enforce, Memory: 32 << 20}}, func(cmd *exec.Cmd) { cmd.Stderr = &stderr })
 			for p.out.Scan() {
 				t.Log(p.out.Text())
 			}
@@ -153,7 +153,7 @@ func TestGoEnds(t *testing.T) {
 // TestSignals: the process is the first one of its namespace, which ignores what it does not handle.
 func TestSignals(t *testing.T) {
 	for _, s := range []os.Signal{unix.SIGTERM, unix.SIGQUIT, unix.SIGKILL} {
-		p := startVictim(t, victim{"spin", Options{Mode: Enforce}}, func(cmd *exec.Cmd) { cmd.Stderr = io.Discard })
+		p := startVictim(t, victim{Name: "spin", Options: Options{Mode: Enforce}}, func(cmd *exec.Cmd) { cmd.Stderr = io.Discard })
 		p.expect(t, "ready")
 		if err := p.Process.Signal(s); err != nil {
 			t.Fatal(err)
