@@ -98,7 +98,8 @@
 // # Trust
 //
 // The option list, the image path and the mount point come from the caller and
-// are used with the caller's rights. Messages from the server are bounded and
+// are used with the caller's rights; [Options.Permit] takes back what is not the caller's
+// to ask for. Messages from the server are bounded and
 // hold nothing but text to print, for the server has read a hostile image.
 // State files of other users are read only as regular files that belong to the
 // owner of the mount, and only to be waited for.

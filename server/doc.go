@@ -28,7 +28,8 @@
 // # Trust
 //
 // The kernel checks permissions (default_permissions, POSIX ACLs) before it
-// asks, except for what it cannot know: reserved inodes are refused here, and
+// asks, by the owners and modes that it is shown, which may be others than those of the
+// image ([Owners]), except for what it cannot know: reserved inodes are refused here, and
 // trusted attributes are listed for root only; files that are immutable or only
 // grow are refused to writers, and ioctls that concern the whole filesystem to
 // all but root and who mounted it. Lengths and offsets come from unprivileged

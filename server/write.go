@@ -14,6 +14,8 @@ import (
 
 // Setattr changes attributes, of which the size goes first: it can fail.
 func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut) syscall.Errno {
+	// A chown(2) that changes neither owner is nothing but a new ctime here.
+	idle := in.Valid == fuse.SetattrCtime
 	if errno := s.owners.chown(in); errno != 0 {
 		return errno
 	}
@@ -30,10 +32,12 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 	a.Touch = in.Valid&fuse.SetattrAtimeNow != 0
 	// So, if not only so, comes what the kernel keeps of data that it writes back.
 	a.WrittenBack = in.Valid&(fuse.SetattrAtime|fuse.SetattrMtimeNow) == 0
-	// A chown(2) that changes neither owner is nothing but a new ctime here.
-	idle := in.Valid == fuse.SetattrCtime
+	kill := in.Valid&fuse.SetattrKillSuidgid != 0
+	if s.owners.Fakeroot && in.Valid&(fuse.SetattrUID|fuse.SetattrGID) == 0 {
+		kill = false // root truncates without
+	}
 	if idle || in.Valid&(fuse.SetattrSize|fuse.SetattrUID|fuse.SetattrGID|fuse.SetattrKillSuidgid) != 0 {
-		if err := s.killPriv(r, ino, idle || in.Valid&fuse.SetattrKillSuidgid != 0); err != nil {
+		if err := s.killPriv(r, ino, idle || kill); err != nil {
 			return s.errno(r, err)
 		}
 	}
@@ -187,7 +191,7 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 	if in.WriteFlags&fuse.WriteCache != 0 {
 		return s.writeBack(r, ino, data, int64(in.Offset))
 	}
-	if err := s.killPriv(r, ino, in.WriteFlags&fuse.WriteKillSuidgid != 0); err != nil {
+	if err := s.killPriv(r, ino, in.WriteFlags&fuse.WriteKillSuidgid != 0 && !s.owners.Fakeroot); err != nil {
 		return 0, s.errno(r, err)
 	}
 	n, err := s.write(r, ino, data, int64(in.Offset))

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ext4box/blockdev"
+	"ext4box/ext4"
 	"ext4box/internal/testimage"
 )
 
@@ -160,10 +163,25 @@ func ownedFiles(t *testing.T, dir string) {
 		do(unix.Setxattr(filepath.Join(path, "caps"), "security.capability", fileCaps(0), 0))
 		do(unix.Setxattr(filepath.Join(path, "caps5"), "security.capability", fileCaps(5), 0))
 		do(unix.Setxattr(filepath.Join(path, "capslost"), "security.capability", fileCaps(lostID), 0))
+		if d.name == "open" {
+			// One for each who allocates it: with set-group-id that only members of the group keep.
+			for _, u := range owningUsers {
+				name := filepath.Join(path, fmt.Sprint("sgid-", u[0], "-", u[1]))
+				do(os.WriteFile(name, nil, 0o600))
+				do(os.Chown(name, 5, 6))
+				do(unix.Chmod(name, 0o2666))
+			}
+		}
 		do(os.Chown(path, d.uid, d.gid))
 		do(unix.Chmod(path, d.mode))
 	}
 	do(unix.Setxattr(filepath.Join(dir, "open"), "system.posix_acl_default", namedACL(7, 8), 0))
+}
+
+// owningUsers are the users, and groups, of this machine who try what they may.
+var owningUsers = [][2]int{
+	{0, 0}, {userShift, groupShift}, {userShift + 5, groupShift + 5}, {userShift + 7, groupShift + 6},
+	{userShift + 5, 7}, {5, 5}, {lostID, lostID}, {65534, 65534},
 }
 
 // look tells owners, mode, ACLs and capabilities of everything below a directory. What nobody
@@ -209,17 +227,21 @@ func look(t *testing.T, dir string) (lines []string) {
 // ownedOperations does to files what depends on owners and sets them, as several users of
 // this machine, and tells what came of each.
 func ownedOperations(t *testing.T, dir string) (lines []string) {
-	users := [][2]int{
-		{0, 0}, {userShift, groupShift}, {userShift + 5, groupShift + 5}, {userShift + 7, groupShift + 6},
-		{userShift + 5, 7}, {5, 5}, {lostID, lostID}, {65534, 65534},
-	}
 	tell := func(u [2]int, what string, err error) {
 		lines = append(lines, fmt.Sprintf("%d:%d %s: %v", u[0], u[1], what, err))
 	}
 	as := func(u [2]int, what string, f func() error) {
 		tell(u, what, func() (err error) { asGroup(u[0], u[1], func() string { err = f(); return "" }); return err }())
 	}
-	for _, u := range users {
+	for _, u := range owningUsers {
+		as(u, "allocate a file with set-group-id", func() error {
+			fd, err := unix.Open(filepath.Join(dir, "open", fmt.Sprint("sgid-", u[0], "-", u[1])), unix.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Fallocate(fd, 0, 0, 100) // for which the server is told of nobody's groups
+		})
 		for _, d := range []string{"mine", "open", "sticky", "setgid", "lost"} {
 			// What cannot be owned is refused before permission is asked for, or after it.
 			known := u[0] >= userShift && u[0] < userShift+idCount && u[1] >= groupShift
@@ -415,10 +437,12 @@ func TestMappedOwners(t *testing.T) {
 			t.Skipf("the kernel maps no ids of FUSE: %v", err)
 		}
 		compareLines(t, "at first", look(t, dir), wantFirst)
-		compareLines(t, "operations", ownedOperations(t, dir), want)
+		// The server does not know who is root, nor who is a member of which group.
+		anonymous := func(line string) bool { return strings.HasPrefix(line, "open/sgid-") }
+		compareLines(t, "operations", slices.DeleteFunc(ownedOperations(t, dir), anonymous), slices.DeleteFunc(want, anonymous))
 		done()
 		umount(t, direct)
-		compareLines(t, "stored", stored(t, img), wantStored)
+		compareLines(t, "stored", slices.DeleteFunc(stored(t, img), anonymous), slices.DeleteFunc(wantStored, anonymous))
 	})
 	t.Run("not allowed", func(t *testing.T) {
 		direct := mountRW(t, copyImage(t, blank, "plain").Path, "allow_other")
@@ -426,6 +450,118 @@ func TestMappedOwners(t *testing.T) {
 			done()
 			t.Error("the kernel maps ids without allow_idmap, though the server compares them with others")
 		}
+		umount(t, direct)
+	})
+}
+
+// TestHiddenACL: entries of an ACL for users who are not shown are neither shown nor lost.
+func TestHiddenACL(t *testing.T) {
+	requireMounting(t)
+	img := &testimage.Image{Path: filepath.Join(t.TempDir(), "img")}
+	if err := testimage.Mke2fs(img.Path, 32<<20, plainExt4...); err != nil {
+		t.Fatal(err)
+	}
+	const access, deflt = "system.posix_acl_access", "system.posix_acl_default"
+	kernelView(t, img, func(dir string) {
+		sub := filepath.Join(dir, "sub")
+		if err := errors.Join(os.Mkdir(sub, 0o700), unix.Setxattr(sub, access, namedACL(lostID, 6), 0), unix.Setxattr(sub, deflt, namedACL(5, lostID), 0)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	dir := mountRW(t, img.Path, idmapOption)
+	sub := filepath.Join(dir, "sub")
+	get := func(path, name string) []byte {
+		buf := make([]byte, 1000)
+		n, err := unix.Getxattr(path, name, buf)
+		if err != nil {
+			t.Errorf("%s of %s: %v", name, path, err)
+			return nil
+		}
+		return buf[:n]
+	}
+	shown := aclValue(entry{1, 6, nobodys}, entry{4, 4, nobodys}, entry{8, 6, groupShift + 6}, entry{0x10, 6, nobodys}, entry{0x20, 0, nobodys})
+	if got := get(sub, access); !bytes.Equal(got, shown) {
+		t.Errorf("shown: %x\nwant:  %x", got, shown)
+	}
+	if err := unix.Setxattr(sub, access, shown, 0); !errors.Is(err, unix.EOVERFLOW) {
+		t.Errorf("what was shown is set: %v", err)
+	}
+	if err := unix.Setxattr(sub, deflt, namedACL(userShift+5, groupShift+6), 0); !errors.Is(err, unix.EOVERFLOW) {
+		t.Errorf("a default ACL: %v", err)
+	}
+	if err := unix.Removexattr(sub, access); err != nil {
+		t.Errorf("an ACL is removed: %v", err)
+	}
+	if err := unix.Setxattr(sub, access, namedACL(userShift+5, groupShift+6), 0); err != nil {
+		t.Errorf("an ACL is set anew: %v", err)
+	}
+	umount(t, dir)
+	kernelView(t, img, func(dir string) {
+		sub := filepath.Join(dir, "sub")
+		if got := get(sub, access); !bytes.Equal(got, namedACL(5, 6)) {
+			t.Errorf("stored: %x", got)
+		}
+		if got := get(sub, deflt); !bytes.Equal(got, namedACL(5, lostID)) {
+			t.Errorf("stored, as default: %x", got)
+		}
+	})
+}
+
+// TestMappedQuota: limits are those of the image's users, for whom they are here, and root of the
+// image is not root here.
+func TestMappedQuota(t *testing.T) {
+	requireMounting(t)
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be others")
+	}
+	const limit = 5
+	blank := &testimage.Image{Path: filepath.Join(t.TempDir(), "blank.img")}
+	if err := testimage.Mke2fs(blank.Path, 32<<20, append(slices.Clone(plainExt4), "-O", "quota")...); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := blockdev.Open(blank.Path, blockdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := ext4.Open(dev, ext4.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mode := uint32(0o777)
+	used, err := fs.Quota(ext4.UserQuota, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(fs.SetAttr(ext4.RootIno, ext4.Attr{Mode: &mode}),
+		fs.SetQuotaLimits(ext4.UserQuota, 5, ext4.Quota{InodeHard: limit}),
+		fs.SetQuotaLimits(ext4.UserQuota, 0, ext4.Quota{InodeHard: used.Inodes + limit}), fs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	check := func(t *testing.T, dir string) {
+		for _, uid := range []uint32{userShift, userShift + 5} {
+			gid := uid - userShift + groupShift
+			out, err := shellWith(uid, gid, fmt.Sprintf("cd %s; for i in 1 2 3 4 5; do : >%d-$i || exit 7; done; : >%[2]d-one-more", dir, uid))
+			if err == nil || err.Error() == "exit status 7" || !strings.Contains(out, "quota") {
+				t.Errorf("user %d: %v, %s", uid, err, out)
+			}
+		}
+	}
+	t.Run("idmap", func(t *testing.T) {
+		dir := mountRW(t, copyImage(t, blank, "idmap").Path, "allow_other,usrquota", idmapOption)
+		openUp(dir)
+		check(t, dir)
+		umount(t, dir)
+	})
+	t.Run("allow_idmap", func(t *testing.T) {
+		ns := userNamespace(t)
+		direct := mountRW(t, copyImage(t, blank, "allow_idmap").Path, "allow_other,usrquota,allow_idmap")
+		openUp(direct)
+		dir, done, err := mountMapped(t, direct, ns)
+		if err != nil {
+			t.Skipf("the kernel maps no ids of FUSE: %v", err)
+		}
+		check(t, dir)
+		done()
 		umount(t, direct)
 	})
 }

@@ -19,10 +19,12 @@ import (
 )
 
 // shellAs runs a shell command as somebody.
-func shellAs(uid uint32, script string) (string, error) {
+func shellAs(uid uint32, script string) (string, error) { return shellWith(uid, uid, script) }
+
+func shellWith(uid, gid uint32, script string) (string, error) {
 	cmd := exec.Command("sh", "-c", script)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
