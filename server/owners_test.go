@@ -3,12 +3,14 @@ package server_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"syscall"
 	"testing"
 
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
 	"ext4box/fuse"
+	"ext4box/fuse/fusetest"
 	"ext4box/fuse/fusetest/vfs"
 	"ext4box/internal/e2test"
 	"ext4box/server"
@@ -109,6 +111,36 @@ func TestOwnersParams(t *testing.T) {
 		p := server.New(fs, tc.options).Params()
 		if p.Iomap != tc.iomap || p.Flags&fuse.InitPosixACL != 0 != tc.acl || p.Flags&fuse.InitAllowIdmap != 0 != tc.options.AllowIdmap {
 			t.Errorf("%s: %v, iomap %v", tc.name, p.Flags, p.Iomap)
+		}
+	}
+}
+
+// TestIdmapMissing: a kernel that cannot map ids is not served as if it did.
+func TestIdmapMissing(t *testing.T) {
+	dev, err := blocktest.LoadMem(e2test.Image(t, 8<<20, "-t", "ext4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range []fuse.InitFlags{fusetest.AllFlags, fusetest.AllFlags &^ fuse.InitAllowIdmap} {
+		fs, err := ext4.Open(dev, ext4.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told error
+		o := server.Options{AllowIdmap: true}
+		o.Iomap.Chosen = func(c server.Choice) { told = c.Err }
+		s := server.New(fs, o)
+		cfg := fusetest.Config{Flags: flags}
+		cfg.Options.Params = s.Params()
+		k, err := fusetest.Connect(s, cfg)
+		if err == nil {
+			err = k.Unmount()
+		}
+		if can := flags&fuse.InitAllowIdmap != 0; can != (err == nil) || !can && (told == nil || !strings.Contains(told.Error(), "leave out allow_idmap")) {
+			t.Errorf("offered %v: %v, told %v", flags, err, told)
+		}
+		if err := fs.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

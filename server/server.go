@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync/atomic"
@@ -134,6 +135,10 @@ func (s *Server) timeGran() uint32 {
 // Init accepts the terms. Where they let the kernel move data itself, IomapConfig
 // decides whether it will.
 func (s *Server) Init(_ *fuse.Request, p *fuse.Protocol) syscall.Errno {
+	if s.idmap && !p.Has(fuse.InitAllowIdmap) {
+		s.chosen(slog.LevelError, "", fmt.Errorf("this kernel maps no ids of FUSE mounts, which takes Linux 6.12: leave out allow_idmap: %w", syscall.EOPNOTSUPP))
+		return syscall.EOPNOTSUPP
+	}
 	if p.Iomap {
 		return 0
 	}
