@@ -23,8 +23,8 @@ type Request struct {
 	Config     json.RawMessage `json:"config"`     // for the caller's own use
 	Log        LogKind         `json:"log"`        // what standard error will be
 	Foreground bool            `json:"foreground"` // stay with the launcher
-	UID        uint32          `json:"uid"`        // who mounts: what else only root may do, he may
-	GID        uint32          `json:"gid"`        // and his group
+	Owner      uint32          `json:"owner"`      // who mounts: what else only root may do, he may
+	Group      uint32          `json:"group"`      // and his group
 }
 
 // LaunchConfig says what to start and where to put it.

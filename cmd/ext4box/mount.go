@@ -148,7 +148,7 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		Command: []string{"ext4box", "serve", source, dir},
 		Target:  target, Files: files, Warn: warn,
 		Request: mount.Request{Source: source, Options: opts, Foreground: o.foreground, Log: mount.LogText,
-			UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
+			Owner: uint32(os.Geteuid()), Group: uint32(os.Getegid())},
 	}
 	if !o.foreground || o.log != "" {
 		if launch.Log, launch.Request.Log, err = mount.OpenLog(o.log); err != nil {

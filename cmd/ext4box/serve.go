@@ -127,7 +127,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 		chosen <- mount.DataPath{Iomap: c.Iomap, Text: c.Path}
 	}
 	srv := server.New(s.fs, server.Options{
-		Logger: log, Owner: s.request.UID, Owners: owners(s.request), AllowIdmap: s.request.Options.AllowIdmap, Destroy: func() { _ = s.close() }, // Close tells the error
+		Logger: log, Owner: s.request.Owner, Owners: owners(s.request), AllowIdmap: s.request.Options.AllowIdmap, Destroy: func() { _ = s.close() }, // Close tells the error
 		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
 		RootNode: c.RootNode, Iomap: s.iomap,
 	})
@@ -167,7 +167,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 func owners(r *mount.Request) server.Owners {
 	w := &r.Options.Owners
 	if w.Fakeroot {
-		return server.Owners{UID: &r.UID, GID: &r.GID, Fakeroot: true}
+		return server.Owners{UID: &r.Owner, GID: &r.Group, Fakeroot: true}
 	}
 	return server.Owners{UID: w.UID, GID: w.GID, Umask: w.Umask, Users: idMap(w.Users), Groups: idMap(w.Groups)}
 }
