@@ -16,6 +16,8 @@ CRASHKILLS  ?= 100
 DAMAGE      ?= 1000
 DAMAGESEED  ?= 1000
 FSXOPS      ?= 1000000
+CHECKMUTANTS ?= 1000
+CHECKSEED   ?= 1000
 FSXSEED     ?= 1
 STRESSTIME  ?= 300
 RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -23,7 +25,7 @@ RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash differential damage fsx stress links soak bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash differential damage check-mutants fsx stress links soak bench install uninstall clean
 
 all: build
 
@@ -57,6 +59,11 @@ fsx:
 damage:
 	EXT4BOX_DAMAGE='$(DAMAGE)' EXT4BOX_DAMAGE_SEED='$(DAMAGESEED)' $(GO) test -count=1 -timeout 4h -run '^(TestDamageWritten|TestDamageMapped|TestIomapAttacked)$$' -v ./ext4 ./server
 
+# CHECKMUTANTS damaged images of each shape from seed CHECKSEED on, and the sound ones
+# of the matrix, before the verb check and before e2fsck: prints how often they agree.
+check-mutants:
+	EXT4BOX_CHECK_MUTANTS='$(CHECKMUTANTS)' EXT4BOX_CHECK_SEED='$(CHECKSEED)' $(GO) test -count=1 -timeout 4h -run '^Test(Agree|Mutants)' -v ./ext4/check
+
 # stress-ng's filesystem class against a mount, STRESSTIME seconds.
 stress: setup build
 	STRESSTIME='$(STRESSTIME)' scripts/stress.sh bin/ext4box
@@ -89,10 +96,12 @@ install: build
 	install -d '$(DESTDIR)$(SBINDIR)'
 	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/mount.fuse.ext4box'
 	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/umount.fuse.ext4box'
+	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/fsck.fuse.ext4box'
 
 uninstall:
 	rm -f '$(DESTDIR)$(PREFIX)/bin/ext4box' '$(DESTDIR)$(PREFIX)/share/man/man1/ext4box.1'
 	rm -f '$(DESTDIR)$(SBINDIR)/mount.fuse.ext4box' '$(DESTDIR)$(SBINDIR)/umount.fuse.ext4box'
+	rm -f '$(DESTDIR)$(SBINDIR)/fsck.fuse.ext4box'
 
 clean:
 	rm -rf bin

@@ -7,7 +7,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ext4box/blockdev"
 	"ext4box/ext4"
+	"ext4box/ext4/check"
+	"ext4box/internal/e2test"
 	"ext4box/internal/testimage"
 	"ext4box/internal/testimage/apitree"
 )
@@ -42,6 +45,9 @@ func testConfig(t *testing.T, c testimage.Config) {
 	before := imageSums(t, img)
 	want, ignore := judge(t, img)
 	checkTypes(t, want)
+	if !c.ExternalJournal {
+		agreeWithFsck(t, img.Path)
+	}
 
 	fs := openImage(t, img, ext4.Options{})
 	got, err := apitree.Walk(fs)
@@ -177,4 +183,22 @@ func testViews(fs *ext4.FS) error {
 		return fmt.Errorf("files has %q, want %q", names, want)
 	}
 	return nil
+}
+
+// agreeWithFsck wants the verb check to find an image clean where e2fsck does, and
+// not where that does not.
+func agreeWithFsck(t *testing.T, path string) {
+	t.Helper()
+	dev, err := blockdev.Open(path, blockdev.Options{ReadOnly: true, Buffered: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	r, err := check.Check(t.Context(), dev, check.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := e2test.RunFsck(t, path); f.Clean() != r.Clean() {
+		t.Errorf("check found %d problems, %+v; e2fsck ended with %d: %s", r.Total, r.Findings, f.Status, f.Output)
+	}
 }

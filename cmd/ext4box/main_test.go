@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 		"ext4box":             program,
 		"mount.fuse.ext4box":  program,
 		"umount.fuse.ext4box": program,
+		"fsck.fuse.ext4box":   program,
 	})
 }
 

@@ -50,6 +50,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if e, ok := errors.AsType[*mount.Error](err); ok {
 		return e.Status
 	}
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e.status
+	}
 	if e, ok := errors.AsType[interruptError](err); ok {
 		return 128 + int(e.signal) // as a shell has it
 	}
@@ -103,6 +106,8 @@ func verbFor(root *cobra.Command, name string, args []string) []string {
 		return append([]string{"mount-helper"}, args...)
 	case "umount.fuse.ext4box", "umount.ext4box":
 		return append([]string{"umount-helper"}, args...)
+	case "fsck.fuse.ext4box", "fsck.ext4box":
+		return append([]string{"fsck-helper"}, args...)
 	}
 	if len(args) < 2 || strings.HasPrefix(args[0], "-") {
 		return args
@@ -161,10 +166,12 @@ partition.`,
 		newCatCommand(),
 		newCpCommand(),
 		newTarCommand(),
+		newCheckCommand(),
 		newDoctorCommand(),
 		newVersionCommand(),
 		newMountHelperCommand(),
 		newUmountHelperCommand(),
+		newFsckHelperCommand(),
 		newServeCommand(),
 		newProbeCommand(),
 	)

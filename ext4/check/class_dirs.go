@@ -64,3 +64,9 @@ const (
 	LinkCount            Class = "link-count"
 	LinkCountFeature     Class = "link-count-feature" // more links than there may be without dir_nlink
 )
+
+// What the table of classes in pass 1 has no word for.
+const (
+	InodeTableUnreadable Class = "inode-table-unreadable"
+	XattrInodeRefs       Class = "xattr-inode-refs"
+)

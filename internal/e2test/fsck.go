@@ -1,13 +1,16 @@
 package e2test
 
 import (
+	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Fsck is what e2fsck says about an image that it must not change.
@@ -34,21 +37,42 @@ var (
 	fsckFrame = regexp.MustCompile(`^e2fsck \d|^\S+: \d+/\d+ files |: \*{5,} WARNING: Filesystem still has errors \*{5,}$|^e2fsck: aborted$`)
 )
 
-// RunFsck runs e2fsck -fn.
+// What a hostile image can make e2fsck say, and how long it may take, has no end.
+const (
+	fsckOutput = 1 << 20
+	fsckTime   = 20 * time.Second
+)
+
+// RunFsck runs e2fsck -fn. Where that says more than a megabyte or takes too long, it
+// has found something and is stopped.
 func RunFsck(tb testing.TB, image string, args ...string) Fsck {
 	tb.Helper()
 	tool, err := exec.LookPath("e2fsck")
 	if err != nil {
 		tool = filepath.Join("/usr/sbin", "e2fsck")
 	}
-	cmd := exec.Command(tool, append(append([]string{"-fn"}, args...), image)...)
+	ctx, cancel := context.WithTimeout(tb.Context(), fsckTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tool, append(append([]string{"-fn"}, args...), image)...)
 	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
-	out, err := cmd.CombinedOutput()
-	f := Fsck{Output: string(out)}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		f.Status = exit.ExitCode()
-	} else if err != nil {
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
 		tb.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	out, _ := io.ReadAll(io.LimitReader(pipe, fsckOutput))
+	f := Fsck{Output: string(out)}
+	if len(out) == fsckOutput {
+		cancel()
+	}
+	switch exit, ok := errors.AsType[*exec.ExitError](cmd.Wait()); {
+	case ok && exit.Exited():
+		f.Status = exit.ExitCode()
+	case ok || ctx.Err() != nil:
+		f.Status = 4
 	}
 	f.Problems = fsckProblems(f.Output)
 	return f
