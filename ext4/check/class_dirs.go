@@ -68,5 +68,4 @@ const (
 // What the table of classes in pass 1 has no word for.
 const (
 	InodeTableUnreadable Class = "inode-table-unreadable"
-	XattrInodeRefs       Class = "xattr-inode-refs"
 )

@@ -98,7 +98,7 @@ var phrases = compile([]phrase{
 	{`Inode \d+ has a duplicate extent`, check.ExtentDuplicate},
 	{`Interior extent node level`, check.ExtentIndexStart},
 	{`Inode \d+ extent block passes checks, but`, check.ExtentBlockChecksum},
-	{`Error while reading over extent tree`, check.ExtentReadFailed},
+	{`Error while reading over extent tree`, check.ExtentNodeInvalid},
 	{`Inode \d+ has an invalid extent$`, check.ExtentBadStart},
 	{`Directory inode \d+ has extent marked uninitialized`, check.ExtentUnwrittenDir},
 	{`Inode \d+ has extent marked uninitialized`, check.ExtentUnwritten},

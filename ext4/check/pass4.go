@@ -31,8 +31,8 @@ func (c *checker) links(b *batch, ino uint32, f fact) error {
 	stored, counted := c.inodes.stored(ino), c.inodes.counted(ino)
 	if counted == 0 {
 		in, ok, err := c.inode(ino)
-		if err != nil || !ok || in.is(disk.FlagEAInode) && c.sb.Incompat&disk.IncompatEAInode != 0 {
-			return err // values are counted by pass 1
+		if err != nil || !ok {
+			return err
 		}
 		if in.Blocks == 0 && (in.IsReg() || in.IsDir()) && !in.is(disk.FlagInlineData) {
 			b.inode(InodeUnattachedEmpty, ino, "inode %d, of length zero, has no name", ino)
