@@ -114,6 +114,7 @@ type checkJSON struct {
 	Clean       bool                `json:"clean"`
 	Complete    bool                `json:"complete"` // nothing was left out
 	Total       uint64              `json:"total"`    // of findings
+	Errors      uint64              `json:"errors"`   // of these, those that are not minor
 	Findings    []check.Finding     `json:"findings"`
 	Classes     map[check.Class]int `json:"classes"`
 	Warnings    []string            `json:"warnings"`
@@ -202,7 +203,7 @@ func printReport(cmd *cobra.Command, image string, r *check.Report, status int, 
 		j := checkJSON{
 			Image: strings.ToValidUTF8(image, "\uFFFD"), Status: status, Clean: r.Clean() && status == check.ExitClean,
 			Complete: r.Passes == len(passNames) && status&^check.ExitErrors == 0,
-			Total:    r.Total, Findings: append([]check.Finding{}, r.Findings...), Classes: r.Classes,
+			Total:    r.Total, Errors: r.Errors, Findings: append([]check.Finding{}, r.Findings...), Classes: r.Classes,
 			Warnings: append([]string{}, r.Warnings...),
 			Inodes:   r.Inodes, InodesUsed: r.InodesUsed, Blocks: r.Blocks, BlocksUsed: r.BlocksUsed, Directories: r.Dirs,
 		}
@@ -246,7 +247,7 @@ func printFindings(w io.Writer, image string, r *check.Report, status int, verbo
 		fmt.Fprintf(w, "\n%s: ********** the damage leaves no basis for the rest of the check **********\n", name)
 	}
 	if !r.Clean() {
-		fmt.Fprintf(w, "\n%s: ********** problems: %d; e2fsck can repair them **********\n", name, r.Total)
+		fmt.Fprintf(w, "\n%s: ********** problems: %d; e2fsck can repair them **********\n", name, r.Errors)
 	}
 	if r.Passes == len(passNames) {
 		fmt.Fprintf(w, "%s: %d/%d files, %d/%d blocks, %d directories\n", name, r.InodesUsed, r.Inodes, r.BlocksUsed, r.Blocks, r.Dirs)

@@ -47,7 +47,7 @@ func ours(t *testing.T, path string) (verdict, *check.Report) {
 }
 
 // wantAgreement is the least part of mutants about which the two must agree.
-const wantAgreement = 0.6
+const wantAgreement = 0.7
 
 // tally counts agreement.
 type tally struct {
@@ -74,7 +74,8 @@ func (y *tally) compare(t *testing.T, name, path string) bool {
 	}
 	if got.clean == want.clean {
 		y.agreeClean++
-		if got.clean || same(got.first, want.first) {
+		// Where e2fsck only says that it cannot go on, there is nothing to compare.
+		if got.clean || want.first == "" || same(got.first, want.first) {
 			y.agree++
 			return true
 		}
@@ -157,7 +158,7 @@ func mutantShapes() []testimage.Config {
 // TestMutants: on structural mutants the two agree, nearly always. With
 // EXT4BOX_CHECK_MUTANTS=N it is N of each shape, from EXT4BOX_CHECK_SEED on.
 func TestMutants(t *testing.T) {
-	n, seed := 20, uint64(1)
+	n, seed := 20, uint64(0)
 	if s := os.Getenv("EXT4BOX_CHECK_MUTANTS"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}
@@ -166,20 +167,22 @@ func TestMutants(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var y tally
-	for _, c := range mutantShapes() {
+	for i, c := range mutantShapes() {
+		seed := seed + uint64(i)*1_000_000
 		img := testimage.Build(t, dir, c)
 		base, err := mutate.Load(img.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, "mutant")
-		for i := range uint64(n) {
-			m := base.Mutant(seed + i)
+		for range n {
+			seed++
+			m := base.Mutant(seed)
 			os.Remove(path)
 			if err := m.WriteFile(path); err != nil {
 				t.Fatal(err)
 			}
-			y.compare(t, fmt.Sprintf("%s, seed %d: %v", c.Name, seed+i, m), path)
+			y.compare(t, fmt.Sprintf("%s, %v", c.Name, m), path)
 		}
 	}
 	y.report(t, wantAgreement)

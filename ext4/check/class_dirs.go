@@ -22,6 +22,7 @@ const (
 	EntryUnused         Class = "entry-unused-inode"  //
 	EntryInodeUninit    Class = "entry-inode-uninit"  // in a group without inodes
 	EntryInodeBeyond    Class = "entry-inode-beyond"  // in the part of the table that is not in use
+	EntrySelf           Class = "entry-self"          // a link to the directory itself
 	EntryRoot           Class = "entry-root"          // a link to the root
 	EntryDirLink        Class = "entry-directory"     // a second link to a directory
 	EntryNoName         Class = "entry-no-name"       //

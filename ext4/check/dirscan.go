@@ -194,22 +194,21 @@ func (s *dirScan) block(p place, b []byte) error {
 	return nil
 }
 
-// hasTail tells whether the records of a block lead to a checksum at its end.
+// hasTail tells whether the records of a block lead to a checksum at its end, or
+// are so broken that they lead nowhere.
 func (s *dirScan) hasTail(b []byte) bool {
-	if _, ok := disk.DirTail(b); !ok {
-		return false
-	}
 	end := len(b) - disk.DirTailSize
 	for off := 0; off < end; {
 		n := disk.DirRecLen(b, off)
-		if n < disk.DirEntryHeader || n%4 != 0 {
-			return true // is found to be corrupt as what it is
+		if n < disk.DirEntryHeader || n%4 != 0 || off+n > len(b) {
+			return true
 		}
 		if off += n; off > end {
 			return false
 		}
 	}
-	return true
+	_, ok := disk.DirTail(b)
+	return ok
 }
 
 // entries examines the records of a block or of an inline area. state is 0 where
@@ -267,6 +266,8 @@ func (s *dirScan) entry(p place, kind blockKind, b []byte, off int, e *disk.DirE
 		s.add(DotDuplicate, p, "%s is a second '.'", what())
 	case name == "..":
 		s.add(DotdotDuplicate, p, "%s is a second '..'", what())
+	case e.Inode == dir:
+		s.add(EntrySelf, p, "%s is a link to the directory itself", what())
 	case e.Inode == disk.InoRoot:
 		s.add(EntryRoot, p, "%s is a link to the root", what())
 	case name == "":
@@ -471,14 +472,53 @@ func (s *dirScan) inline() error {
 
 // badInode reports what pass 1 found about an inode, now that it has a name.
 func (s *dirScan) badInode(p place, ino uint32, what func() string) error {
-	in, ok, err := s.c.inode(ino)
+	c, sb := s.c, &s.c.sb
+	in, ok, err := c.inode(ino)
 	if err != nil || !ok {
 		return err
 	}
+	known := fileType(in) != disk.FTUnknown
+	special := false
 	switch in.Type() {
-	case disk.ModeReg, disk.ModeDir, disk.ModeLink, disk.ModeChar, disk.ModeBlock, disk.ModeFifo, disk.ModeSocket:
-	default:
-		s.add(InodeMode, p, "inode %d, %s, has the invalid mode %#o", ino, what(), in.Mode)
+	case disk.ModeChar, disk.ModeBlock, disk.ModeFifo, disk.ModeSocket:
+		special = in.is(disk.FlagExtents|disk.FlagIndex) || !isZero(in.Block[16:])
+	}
+	add := func(class Class, format string, args ...any) {
+		s.add(class, p, "inode %d, "+what()+", "+format, append([]any{ino}, args...)...)
+	}
+	if in.FileACL != 0 && sb.Compat&disk.CompatExtAttr == 0 {
+		add(InodeXattrBlock, "has an attribute block, on a filesystem without attributes")
+	}
+	switch {
+	case !known:
+		add(InodeMode, "has the invalid mode %#o", in.Mode)
+	case special:
+		add(InodeDevice, "is a device, FIFO or socket that cannot be")
+	case in.IsSymlink() && s.badSymlink(in):
+		add(SymlinkInvalid, "is an invalid symbolic link")
+	}
+	if faddr := le32(in.raw[0x70:]); faddr != 0 {
+		add(InodeFieldNonzero, "has i_faddr %d, should be zero", faddr)
+	}
+	if !c.hurd && sb.ROCompat&disk.ROCompatHugeFile == 0 && in.Blocks>>32 != 0 {
+		add(InodeFieldNonzero, "has i_blocks_hi %d, should be zero", in.Blocks>>32)
+	}
+	switch {
+	case in.FileACL == 0:
+	case in.FileACL>>32 != 0 && sb.Incompat&disk.Incompat64Bit == 0:
+		add(InodeXattrBlock, "has i_file_acl_hi %d, should be zero", in.FileACL>>32)
+	case in.FileACL < uint64(c.geo.FirstDataBlock) || in.FileACL >= c.geo.BlocksCount:
+		add(InodeXattrBlock, "has the invalid attribute block %d", in.FileACL)
+	}
+	if in.IsDir() && le32(in.raw[0x6C:]) != 0 && sb.Incompat&disk.IncompatLargeDir == 0 {
+		add(InodeFieldNonzero, "has i_size_high %d, should be zero", le32(in.raw[0x6C:]))
 	}
 	return nil
+}
+
+// badSymlink tells whether it is the target for which pass 1 has found a symbolic
+// link bad.
+func (s *dirScan) badSymlink(in *inode) bool {
+	x := examination{c: s.c, in: in, b: &batch{c: s.c}}
+	return x.symlink() != nil || x.fact&factBad != 0
 }

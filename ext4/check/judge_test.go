@@ -136,7 +136,7 @@ var phrases = compile([]phrase{
 	{`The bad block inode|Bad block inode|Bad block list|Illegal .* in bad block inode|Duplicate or bad block in use|Bad block \d+|The primary superblock|Block \d+ in the primary|Warning: Group \d+'s|If the block is really|You can remove this|in the filesystem\.|that the block is|should stop now`, check.BadBlocksInode},
 	{`Group \d+'s .* (conflicts with|is bad)`, check.GroupTableConflict},
 	{`Running additional passes to resolve blocks|Multiply-claimed block\(s\) in inode`, check.MultiplyClaimed},
-	{`Inode \d+ extent tree .* could be|Inode \d+ extent tree could be`, ""},
+	{`Inode \d+ extent tree .* could be|Inode \d+ extent tree could be`, check.ExtentTreeShape},
 	{`Error reading inode|Error while scanning inodes`, check.InodeTableUnreadable},
 
 	// Pass 2.
@@ -159,7 +159,7 @@ var phrases = compile([]phrase{
 	{`Entry '.*' in .* is duplicate '\.\.' entry`, check.DotdotDuplicate},
 	{`Entry '.*' in .* has invalid inode #`, check.EntryInode},
 	{`Entry '.*' in .* has deleted/unused inode`, check.EntryUnused},
-	{`Entry '.*' in .* is a link to '\.'`, check.DotDuplicate},
+	{`Entry '.*' in .* is a link to '\.'`, check.EntrySelf},
 	{`Entry '.*' in .* is a link to directory`, check.EntryDirLink},
 	{`Entry '.*' in .* is a link to the root`, check.EntryRoot},
 	{`Entry '.*' in .* has a zero-length name`, check.EntryNoName},
