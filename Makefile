@@ -3,6 +3,8 @@
 
 PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+UNITS   := ext4box.socket ext4box@.service
 DESTDIR ?=
 
 GO          ?= go
@@ -93,7 +95,11 @@ bench:
 install: build
 	install -D -m 755 bin/ext4box '$(DESTDIR)$(PREFIX)/bin/ext4box'
 	install -D -m 644 docs/ext4box.1 '$(DESTDIR)$(PREFIX)/share/man/man1/ext4box.1'
-	install -d '$(DESTDIR)$(SBINDIR)'
+	install -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(UNITDIR)'
+	for unit in $(UNITS); do \
+		sed 's|@BINDIR@|$(PREFIX)/bin|' systemd/$$unit >'$(DESTDIR)$(UNITDIR)'/$$unit || exit; \
+		chmod 644 '$(DESTDIR)$(UNITDIR)'/$$unit; \
+	done
 	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/mount.fuse.ext4box'
 	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/umount.fuse.ext4box'
 	ln -sf '$(PREFIX)/bin/ext4box' '$(DESTDIR)$(SBINDIR)/fsck.fuse.ext4box'
@@ -102,6 +108,7 @@ uninstall:
 	rm -f '$(DESTDIR)$(PREFIX)/bin/ext4box' '$(DESTDIR)$(PREFIX)/share/man/man1/ext4box.1'
 	rm -f '$(DESTDIR)$(SBINDIR)/mount.fuse.ext4box' '$(DESTDIR)$(SBINDIR)/umount.fuse.ext4box'
 	rm -f '$(DESTDIR)$(SBINDIR)/fsck.fuse.ext4box'
+	for unit in $(UNITS); do rm -f '$(DESTDIR)$(UNITDIR)'/$$unit; done
 
 clean:
 	rm -rf bin

@@ -65,6 +65,19 @@ func checkOpened(f *os.File, o Options, block bool) error {
 	return lock(f, &st, o)
 }
 
+// LockFile locks a file that somebody else has opened, as [OpenFile] would. Of the options it
+// uses Lock and LockWait.
+func LockFile(f *os.File, o Options) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return openError(f.Name(), err, o)
+	}
+	if err := checkKind(f.Name(), &st); err != nil {
+		return err
+	}
+	return lock(f, &st, o)
+}
+
 // NewFile makes a device of an open image file or block device. On success the
 // device owns f and closes it; on failure f stays the caller's.
 //

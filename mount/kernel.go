@@ -138,6 +138,22 @@ func fuseOptions(dev *os.File, o *Options, block bool) []param {
 		{"user_id", fmt.Sprint(os.Geteuid())},
 		{"group_id", fmt.Sprint(os.Getegid())},
 	}
+	return append(p, o.kernelParams(block)...)
+}
+
+// KernelOptions are the options of the kernel's FUSE that whoever serves decides on, as a list.
+func (o *Options) KernelOptions(block bool) string {
+	var list []string
+	for _, p := range o.kernelParams(block) {
+		if p.value != "" {
+			p.name += "=" + p.value
+		}
+		list = append(list, p.name)
+	}
+	return strings.Join(list, ",")
+}
+
+func (o *Options) kernelParams(block bool) (p []param) {
 	if !o.Owners.Fakeroot {
 		p = append(p, param{"default_permissions", ""})
 	}

@@ -30,6 +30,7 @@ type Options struct {
 	IomapMinor uint32 // the version 7.N of FUSE that is to be taken for one with fuse-iomap as it is known; 0: none
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's
 	Debug      bool   // log more
+	Service    string // the socket of the service that is to mount; empty: none
 
 	DataJournal bool // data=journal, which only a mount for reading can have
 

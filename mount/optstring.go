@@ -44,6 +44,11 @@ func SplitOptions(list string) ([]string, error) {
 	return out, nil
 }
 
+// EscapeOption is a value as it is written in an option list.
+func EscapeOption(value string) string { return listEscaper.Replace(value) }
+
+var listEscaper = strings.NewReplacer(`\`, `\\`, `,`, `\,`, `"`, `\"`)
+
 // fusermountEscaper escapes what fusermount3 takes a backslash before: it
 // removes every backslash and keeps the character that follows, and knows
 // nothing of quotes.

@@ -2,7 +2,6 @@ package mount
 
 import (
 	"fmt"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -141,6 +140,13 @@ var options = map[string]option{
 		o.IomapMinor = uint32(n)
 		return nil
 	}},
+	"service": {arg: optional, apply: func(o *Options, v string) error {
+		if v == "" {
+			v = ServiceSocket
+		}
+		o.Service = v
+		return nil
+	}},
 	"allow_root":   refused("the kernel has no such mode; use allow_other"),
 	"auto_unmount": refused("ext4box unmounts by itself when it is told to end"),
 	"nonempty":     {}, // always, as for any other mount
@@ -204,9 +210,9 @@ var options = map[string]option{
 	"noquota": do(func(o *Options) {
 		o.Ext4.UserQuota, o.Ext4.GroupQuota, o.Ext4.ProjectQuota = false, false, false
 	}),
-	"journal_path": {arg: required, apply: func(o *Options, v string) (err error) {
-		o.Ext4.JournalPath, err = filepath.Abs(v)
-		return err
+	"journal_path": {arg: required, apply: func(o *Options, v string) error {
+		o.Ext4.JournalPath = v
+		return nil
 	}},
 	"journal_dev": {arg: required, apply: func(o *Options, v string) error {
 		n, err := strconv.ParseUint(v, 0, 32)

@@ -1,10 +1,9 @@
 package mount
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -29,6 +28,7 @@ type ServiceMount struct {
 	// server cannot have a mount that allows more than they do.
 	Lists   []string
 	Options Options
+	Args    []string // more arguments of the server
 
 	Warn func(error)
 }
@@ -47,12 +47,15 @@ func MountService(m ServiceMount) error {
 	if !mayMount() {
 		return usagef("only root can mount with the help of a service: leave out the option service, or use fuservicemount3")
 	}
-	conf := readFuseConf("/etc/fuse.conf")
+	conf := readFuseConf(fuseConf)
 	var flags fuseservice.HelloFlags
 	if root || conf.allowOther {
 		flags |= fuseservice.HelloAllowOther
 	}
-	if root && ownsMachine() {
+	if m.Options.AllowOther && flags&fuseservice.HelloAllowOther == 0 {
+		return checkFuseConf(fuseConf)
+	}
+	if root && machineUsers() {
 		flags |= fuseservice.HelloBlock
 	}
 	h, err := fuseservice.Dial(m.Socket)
@@ -73,6 +76,7 @@ func MountService(m ServiceMount) error {
 	for _, list := range m.Lists {
 		args = append(args, "-o", list)
 	}
+	args = append(args, m.Args...)
 	if err := h.Greet(flags, args, dev); err != nil {
 		return failedf("%w", err)
 	}
@@ -341,36 +345,25 @@ type conf struct {
 }
 
 func readFuseConf(path string) conf {
-	f, err := os.Open(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return conf{mountMax: defaultMountMax}
 	}
-	defer f.Close()
-	return parseFuseConf(f)
+	return conf{allowsOther(bytes.NewReader(text)), mountMax(string(text))}
 }
 
 const defaultMountMax = 1000
 
-func parseFuseConf(r io.Reader) conf {
-	c := conf{mountMax: defaultMountMax}
-	lines := bufio.NewScanner(io.LimitReader(r, 1<<20))
-	for lines.Scan() {
-		line, _, _ := strings.Cut(lines.Text(), "#")
-		name, value, assigned := strings.Cut(line, "=")
-		switch strings.TrimSpace(name) {
-		case "user_allow_other":
-			c.allowOther = c.allowOther || !assigned
-		case "mount_max":
-			if n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 32); err == nil && n >= -1 {
-				c.mountMax = int(n)
-			}
+// mountMax reads how many mounts a fuse.conf allows.
+func mountMax(text string) int {
+	most := defaultMountMax
+	for line := range strings.Lines(text) {
+		line, _, _ := strings.Cut(line, "#")
+		name, value, _ := strings.Cut(line, "=")
+		n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 32)
+		if strings.TrimSpace(name) == "mount_max" && err == nil && n >= -1 {
+			most = int(n)
 		}
 	}
-	return c
-}
-
-// ownsMachine tells whether the users of this process are those of the machine.
-func ownsMachine() bool {
-	text, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})
+	return most
 }

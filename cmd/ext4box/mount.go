@@ -23,6 +23,7 @@ type mountOptions struct {
 	debug      bool
 	verbose    bool
 	log        string
+	service    string
 
 	sloppy    bool // of mount(8)'s helpers
 	fake      bool
@@ -58,6 +59,8 @@ mount option iomap= in ext4box(1).`,
 	f.BoolVarP(&o.debug, "debug", "d", false, "log more; the same as -o debug")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what was mounted")
 	f.StringVar(&o.log, "log", "", "log to `FILE`, or syslog; syslog by default, standard error with -f")
+	f.StringVar(&o.service, "service", "", "have the service at `SOCKET` mount it; the same as -o service")
+	f.Lookup("service").NoOptDefVal = mount.ServiceSocket
 	o.image.addFlags(f)
 	return cmd
 }
@@ -120,6 +123,12 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	}
 	if err := target.Check(opts.FSName); err != nil {
 		return err
+	}
+	if o.service != "" {
+		opts.Service = o.service
+	}
+	if opts.Service != "" {
+		return serviceMount(cmd, source, path, target, &o, opts, warn)
 	}
 	if err := o.offerIomap(target, &opts); err != nil {
 		return err

@@ -21,15 +21,31 @@ import (
 // newServeCommand is the server that mount starts. Its arguments are for whoever
 // looks at the list of processes; what it needs comes through standard input.
 func newServeCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "serve IMAGE DIR", Hidden: true, Args: argCount(2, 2),
+	var a activation
+	cmd := &cobra.Command{
+		Use: "serve IMAGE DIR", Hidden: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if a.service {
+				return argCount(0, 0)(cmd, args)
+			}
+			return argCount(2, 2)(cmd, args)
+		},
 		RunE: func(*cobra.Command, []string) error {
+			if a.service {
+				if err := a.run(); err != nil {
+					warn(os.Stderr, err)
+					return errSilent // systemd knows no other status than 1
+				}
+				return nil
+			}
 			if mount.Serve(os.Stdin, openService) != nil {
 				return errSilent // the launcher, or the log, has been told
 			}
 			return nil
 		},
 	}
+	a.addFlags(cmd.Flags())
+	return cmd
 }
 
 // service is an open image on its way to be served. It implements
@@ -41,6 +57,7 @@ type service struct {
 	noIomap string       // why the kernel cannot move file data, as far as the launcher did not know
 	close   func() error // closes fs and what else belongs to the image, once
 	claim   *os.File     // on the device, if it is there
+	sealed  bool         // there are no more descriptors to be had
 }
 
 // openService opens the image, and its external journal, from the descriptors
@@ -53,7 +70,7 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if len(files) == 0 {
 		return nil, errors.New("the launcher sent no image")
 	}
-	options := o.device(o.lock())
+	options := o.device(blockdev.LockNone) // whoever opened it has locked it
 	options.Name, _ = blockdev.ParseSpec(r.Source)
 	dev, err := blockdev.NewFile(files[0], options)
 	if err != nil {
@@ -62,7 +79,7 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	var journal blockdev.Device
 	if len(files) > 1 {
 		name, partition := blockdev.ParseSpec(o.Journal)
-		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: !o.Writable, Lock: o.lock(), Partition: partition, Name: name})
+		journal, err = blockdev.NewFile(files[1], blockdev.Options{ReadOnly: !o.Writable, Lock: blockdev.LockNone, Partition: partition, Name: name})
 		if err != nil {
 			return nil, mountError(fmt.Errorf("external journal: %w", err))
 		}
@@ -136,7 +153,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	if s.request.Options.Ext4.NoACL {
 		params.Flags &^= fuse.InitPosixACL
 	}
-	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{})
+	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{Sealed: s.sealed})
 	defer transport.Close()
 	session, err := fuse.NewSession(srv, transport, fuse.Options{
 		Params: params, Logger: log, Trace: s.request.Options.Debug,

@@ -82,9 +82,12 @@ func (c *conn) send(b []byte, f *os.File) error {
 // errSilent is the end of Patience.
 var errSilent = &Error{"it does not answer", unix.ETIMEDOUT}
 
-// receive returns the next message, and the descriptor that came with it. At the end of the
-// conversation the error is io.EOF.
-func (c *conn) receive() ([]byte, *os.File, error) {
+// none is no descriptor.
+const none = -1
+
+// receive returns the next message, and the descriptor that came with it, or none. At the end
+// of the conversation the error is io.EOF.
+func (c *conn) receive() ([]byte, int, error) {
 	b, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, oobn, flags, err := c.recvmsg(b, oob)
 	if errors.Is(err, unix.ECONNRESET) {
@@ -93,13 +96,13 @@ func (c *conn) receive() ([]byte, *os.File, error) {
 	}
 	switch {
 	case errors.Is(err, unix.ECONNRESET):
-		return nil, nil, io.EOF
+		return nil, none, io.EOF
 	case errors.Is(err, unix.EAGAIN):
-		return nil, nil, errSilent
+		return nil, none, errSilent
 	case err != nil:
-		return nil, nil, err
+		return nil, none, err
 	}
-	f, err := oneFile(oob[:oobn])
+	fd, err := oneFile(oob[:oobn])
 	switch {
 	case flags&unix.MSG_CTRUNC != 0:
 		err = &Error{"a descriptor that it sent has been taken away on its way", unix.EBADMSG}
@@ -109,12 +112,17 @@ func (c *conn) receive() ([]byte, *os.File, error) {
 		err = io.EOF
 	}
 	if err != nil {
-		if f != nil {
-			f.Close()
-		}
-		return nil, nil, err
+		discard(fd)
+		return nil, none, err
 	}
-	return b[:n], f, nil
+	return b[:n], fd, nil
+}
+
+// discard closes a descriptor that nobody has asked for.
+func discard(fd int) {
+	if fd != none {
+		unix.Close(fd)
+	}
 }
 
 func (c *conn) recvmsg(b, oob []byte) (n, oobn, flags int, err error) {
@@ -126,12 +134,12 @@ func (c *conn) recvmsg(b, oob []byte) (n, oobn, flags int, err error) {
 	}
 }
 
-// oneFile is the descriptor in control messages that hold one, or nothing if there are
-// none. All others are closed.
-func oneFile(oob []byte) (*os.File, error) {
+// oneFile is the descriptor in control messages that hold one, or none if there are no
+// messages. All others are closed.
+func oneFile(oob []byte) (int, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, malformedf("%v", err)
+		return none, malformedf("%v", err)
 	}
 	var fds []int
 	good := len(messages) <= 1
@@ -141,15 +149,15 @@ func oneFile(oob []byte) (*os.File, error) {
 		fds = append(fds, got...)
 	}
 	if good && len(fds) == 1 {
-		return os.NewFile(uintptr(fds[0]), "received"), nil
+		return fds[0], nil
 	}
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
 	if !good {
-		return nil, malformedf("%d control messages, %d descriptors", len(messages), len(fds))
+		return none, malformedf("%d control messages, %d descriptors", len(messages), len(fds))
 	}
-	return nil, nil
+	return none, nil
 }
 
 func (c *conn) close() {

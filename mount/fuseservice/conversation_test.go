@@ -59,6 +59,9 @@ func (p *peer) say(message string, fds ...int) {
 func (p *peer) hear(want string) []int {
 	b, oob := make([]byte, 1<<17), make([]byte, 1024)
 	n, oobn, _, _, err := unix.Recvmsg(p.fd, b, oob, unix.MSG_CMSG_CLOEXEC)
+	for err == unix.EINTR {
+		n, oobn, _, _, err = unix.Recvmsg(p.fd, b, oob, unix.MSG_CMSG_CLOEXEC)
+	}
 	if err != nil || string(b[:n]) != want {
 		p.t.Errorf("heard %q, %v, want %q", b[:max(n, 0)], err, want)
 		return nil
@@ -87,6 +90,9 @@ func (p *peer) hear(want string) []int {
 func (p *peer) ends() {
 	b := make([]byte, 1<<17)
 	n, _, _, _, err := unix.Recvmsg(p.fd, b, nil, 0)
+	for err == unix.EINTR {
+		n, _, _, _, err = unix.Recvmsg(p.fd, b, nil, 0)
+	}
 	if n > 0 || err != nil && !errors.Is(err, unix.ECONNRESET) {
 		p.t.Errorf("heard %q, %v instead of nothing", b[:max(n, 0)], err)
 	}

@@ -200,9 +200,9 @@ func (h *Helper) open(e Executor, r OpenRequest, bad error, mounted bool) error 
 
 // receive returns what the server says. It has no descriptors to give.
 func (h *Helper) receive() ([]byte, error) {
-	b, f, err := h.conn.receive()
-	if f != nil {
-		f.Close()
+	b, fd, err := h.conn.receive()
+	if fd != none {
+		discard(fd)
 		return nil, malformedf("a descriptor")
 	}
 	return b, err

@@ -82,12 +82,12 @@ func NewServer(f *os.File) (*Server, error) {
 func (s *Server) Greet() error { return s.explain(s.greet()) }
 
 func (s *Server) greet() error {
-	b, f, err := s.conn.receive()
+	b, fd, err := s.conn.receive()
 	if err != nil {
 		return err
 	}
-	if f != nil {
-		f.Close()
+	if fd != none {
+		discard(fd)
 		return malformedf("a descriptor with the greeting")
 	}
 	h, err := decodeHello(b)
@@ -124,7 +124,7 @@ func (s *Server) greet() error {
 
 // file receives a file that has a name. A refusal of it is one.
 func (s *Server) file(name string) (*os.File, error) {
-	b, f, err := s.conn.receive()
+	b, fd, err := s.conn.receive()
 	if err != nil {
 		return nil, err
 	}
@@ -133,20 +133,18 @@ func (s *Server) file(name string) (*os.File, error) {
 	case err != nil:
 	case path != name:
 		err = malformedf("an answer about %q instead of %q", path, name)
-	case errno == 0 && f == nil:
+	case errno == 0 && fd == none:
 		err = malformedf("no descriptor of %q", name)
-	case errno != 0 && f != nil:
+	case errno != 0 && fd != none:
 		err = malformedf("a descriptor with an error")
 	case errno != 0:
 		err = &Refusal{"open " + name, errno}
 	}
 	if err != nil {
-		if f != nil {
-			f.Close()
-		}
+		discard(fd)
 		return nil, err
 	}
-	return f, nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // Open has the helper open a file, which the caller closes.
@@ -165,6 +163,19 @@ func (s *Server) Open(r OpenRequest) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// Peer is who has connected. known is false where that is not to be seen, in another user
+// namespace; then it is root that is returned.
+func (s *Server) Peer() (uid, gid uint32, known bool) {
+	c, err := unix.GetsockoptUcred(int(s.conn.file.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil || c.Uid == overflowID || c.Gid == overflowID {
+		return 0, 0, false
+	}
+	return c.Uid, c.Gid, true
+}
+
+// overflowID stands for every id that a user namespace does not have.
+const overflowID = 65534
 
 // RefuseFiles says that all files are there: from now on none can be sent, as far as the
 // kernel knows how to prevent it.
@@ -239,12 +250,12 @@ func (s *Server) ask(what string, command []byte) error {
 		}
 		return s.explain(err)
 	}
-	b, f, err := s.conn.receive()
+	b, fd, err := s.conn.receive()
 	if err != nil {
 		return s.explain(err)
 	}
-	if f != nil {
-		f.Close()
+	if fd != none {
+		discard(fd)
 		return s.explain(malformedf("a descriptor with an answer that has none"))
 	}
 	errno, err := decodeSimpleReply(b)
