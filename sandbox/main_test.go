@@ -88,7 +88,7 @@ type process struct {
 func startVictim(t testing.TB, v victim, prepare func(*exec.Cmd)) *process {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), victimEnv+"="+v.text(t))
+	cmd.Env = []string{victimEnv + "=" + v.text(t), "GORACE=atexit_sleep_ms=0"}
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -146,7 +146,7 @@ func TestLayersAlone(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), probeEnv+"=1")
+	cmd.Env = []string{probeEnv + "=1"}
 	missing, err := Probe(cmd)
 	if err != nil || len(missing) != 0 {
 		t.Error(missing, err)

@@ -72,6 +72,9 @@ func TestLayers(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, limits)
 		}
 	}
+	if env := read("environ"); strings.Contains(env, "PATH=") {
+		t.Errorf("environment: %q", env)
+	}
 	if got := strings.TrimSpace(read("oom_score_adj")); got != "321" {
 		t.Error("oom_score_adj", got)
 	}

@@ -43,11 +43,9 @@ const (
 //
 // The process has all capabilities in its namespaces until it calls Enter. Neither the signal
 // at the death of the parent nor ambient capabilities are passed on, whatever cmd.SysProcAttr
-// says; of the rest of that, what does not contradict is kept.
+// says; of the rest of that, what does not contradict is kept. Nor is the environment, in which
+// users keep secrets, but for what is in cmd.Env.
 func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) {
-	if cmd.Env == nil {
-		cmd.Env = os.Environ()
-	}
 	// Go finds out how many processors it may use from files that it would keep open.
 	debug := "containermaxprocs=0"
 	for _, v := range cmd.Env {
