@@ -364,7 +364,7 @@ func compareLines(t *testing.T, what string, got, want []string) {
 			}
 		}
 	}
-	if told == 0 && len(got) < 50 {
+	if told == 0 && len(got) < 30 {
 		t.Errorf("%s: only %d lines", what, len(got))
 	}
 }

@@ -257,6 +257,69 @@ suid-truncated -rwxr-xr-x 0:0
 		t.Errorf("others read what umask= keeps from them: %s", got)
 	}
 	umount(t, direct)
+
+	// Without umask= the modes count, and without gid= the groups.
+	direct = mountRW(t, img.Path, fmt.Sprintf("uid=%d,allow_other", visitor))
+	openUp(direct)
+	expect(t, visitor, "cd "+direct+`/home
+		umask 022; echo >more; ln -s x other; stat -c '%n %A %u:%g' . file new more
+		chgrp 6 more 2>/dev/null && echo gave it to a group
+		chown 5 more 2>/dev/null && echo gave it away
+		chown `+fmt.Sprint(visitor)+` more
+	`, fmt.Sprintf(". drwx------ %d:6\nfile -rw----r-- %[1]d:6\nnew -rw-r----- %[1]d:6\nmore -rw-r--r-- %[1]d:%[1]d", visitor))
+	expect(t, 0, "cd "+direct+"/home; chgrp 77 more; chown 5 more 2>/dev/null && echo gave it away; stat -c '%u:%g' more", fmt.Sprint(visitor, ":77"))
+	umount(t, direct)
+	kernelView(t, img, func(dir string) {
+		if got, want := script(t, dir, "stat -c '%u:%g' home/more home/other"), fmt.Sprint("5:77\n5:", visitor); got != want {
+			t.Errorf("stored: %s, want %s", got, want)
+		}
+	})
+}
+
+// TestFakerootTar: what an ordinary user unpacks with fakeroot is what root unpacks with the kernel.
+func TestFakerootTar(t *testing.T) {
+	requireUsers(t)
+	for _, tool := range []string{"tar", "setfacl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs %s", tool)
+		}
+	}
+	base := t.TempDir()
+	openUp(filepath.Join(base, "x"))
+	archive := filepath.Join(base, "tree.tar")
+	img, mnt := visited(t, func(dir string) {
+		// Made where ACLs are sure to be.
+		script(t, dir, `
+			mkdir tree; cd tree; umask 022
+			mkdir -p usr/bin var/mail var/lib/a etc tmp home/u; chmod 1777 tmp; chown 0:8 var/mail; chmod 2775 var/mail
+			echo su >usr/bin/su; chmod 4755 usr/bin/su; ln usr/bin/su usr/bin/su2; echo at >usr/bin/at; chown 1:1 usr/bin/at; chmod 6755 usr/bin/at
+			echo secret >etc/shadow; chown 0:42 etc/shadow; chmod 640 etc/shadow; echo locked >etc/none; chmod 0 etc/none
+			ln -s ../usr etc/link; chown -h 3:4 etc/link; mkfifo var/pipe; chown -R 4000000000:3000000000 home/u
+			echo x >var/lib/a/f; chmod 500 var/lib/a; chmod 444 var/lib/a/f; chown 5:5 var/lib/a var/lib/a/f
+			setfacl -m u:9:rwx,g:10:r,d:u:11:rx var/mail; setfacl -m u:9:r etc/shadow; setfattr -n user.note -v hello etc/shadow
+			touch -d 2001-02-03 usr/bin/at var/lib/a
+			tar --xattrs --acls --numeric-owner -cf `+archive+` .
+			cd ..; rm -r tree`)
+	})
+	oracle := copyImage(t, img, "oracle")
+	const unpack = "tar --xattrs --acls --numeric-owner --same-owner -xpf "
+	if r := runAs(t, visitor, nil, "mount", "-o", "fakeroot", img.Path, mnt); r.status != 0 {
+		t.Fatalf("mount: %+v", r)
+	}
+	expect(t, visitor, "cd "+mnt+"; "+unpack+archive, "")
+	if r := runAs(t, visitor, nil, "umount", mnt); r.status != 0 {
+		t.Fatal(r.stderr)
+	}
+	report := func(img *testimage.Image, before string) (lines []string) {
+		kernelView(t, img, func(dir string) {
+			script(t, dir, before)
+			times := script(t, dir, "find . -path ./lost+found -prune -o -printf '%p %T@ %n %l\n' | sort; getfattr -Rhd . 2>/dev/null")
+			lines = append(look(t, dir), strings.Split(times, "\n")...)
+		})
+		return lines
+	}
+	got, want := report(img, ""), report(oracle, unpack+archive)
+	compareLines(t, "unpacked", got, want)
 }
 
 // TestPermitted: who asks for what is not his to have is told so, before anything happens.
