@@ -60,8 +60,13 @@ type tally struct {
 // compare judges one image; name is of the image, in messages.
 func (y *tally) compare(t *testing.T, name, path string) bool {
 	t.Helper()
+	start := time.Now()
 	want, fsck, unknown := judge(t, path)
+	middle := time.Now()
 	got, r := ours(t, path)
+	if d := time.Since(middle); d > 5*time.Second {
+		t.Logf("%s: check took %v, e2fsck %v", name, d, middle.Sub(start))
+	}
 	y.total++
 	if want.clean {
 		y.clean++
