@@ -19,9 +19,17 @@ import (
 	"ext4box/internal/testimage"
 )
 
-// alike are classes that count as one when the first problem is compared: e2fsck
-// finds the same damage in another order or under another name.
-var alike = map[check.Class]check.Class{}
+// alike are classes that count as one when the first problem is compared, since
+// e2fsck has one name for them: it calls a superblock invalid and takes another one,
+// and says that descriptors look bad where the check tells which place in them does.
+var alike = map[check.Class]check.Class{
+	check.SuperblockChecksum: check.SuperblockCorrupt,
+	check.SuperblockBackup:   check.SuperblockCorrupt,
+	check.GroupBlockBitmap:   check.GroupDescBackup,
+	check.GroupInodeBitmap:   check.GroupDescBackup,
+	check.GroupInodeTable:    check.GroupDescBackup,
+	check.GroupTableConflict: check.GroupDescBackup,
+}
 
 func same(a, b check.Class) bool { return cmp.Or(alike[a], a) == cmp.Or(alike[b], b) }
 
