@@ -28,17 +28,22 @@ func (c *checker) pass3() error {
 				}
 				c.tell(uint64(i), uint64(len(t.inos)), "directories")
 			}
-			c.wayToRoot(b, way, i)
+			loop := c.wayToRoot(b, way, i)
 			if t.dotdot[i] != t.parents[i] {
 				b.inode(DotdotWrong, ino, "'..' of directory inode %d is inode %d instead of %d", ino, t.dotdot[i], t.parents[i])
+			}
+			if loop != 0 {
+				// The last thing: e2fsck does not see all of these.
+				b.inode(DirLoop, loop, "directory inode %d is below itself, and not below the root", loop)
 			}
 		}
 		return nil
 	})
 }
 
-// wayToRoot follows a directory's parents to one from which the way is known.
-func (c *checker) wayToRoot(b *batch, way []uint8, i int) {
+// wayToRoot follows a directory's parents to one from which the way is known. It
+// returns a directory that is its own parent's parent, or 0.
+func (c *checker) wayToRoot(b *batch, way []uint8, i int) (loop uint32) {
 	t := &c.dirs
 	at := i
 	for way[at] == wayUnknown {
@@ -49,7 +54,7 @@ func (c *checker) wayToRoot(b *batch, way []uint8, i int) {
 			break
 		}
 		if way[up] == wayWalked {
-			b.inode(DirLoop, t.inos[up], "directory inode %d is below itself", t.inos[up])
+			loop = t.inos[up]
 			break
 		}
 		at = up
@@ -58,8 +63,9 @@ func (c *checker) wayToRoot(b *batch, way []uint8, i int) {
 		way[at] = wayKnown
 		up, ok := t.place(t.parents[at])
 		if !ok {
-			return
+			break
 		}
 		at = up
 	}
+	return loop
 }
