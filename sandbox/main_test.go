@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // victims are what a process in the box is made to do, by name. They say what they have found
@@ -50,6 +53,13 @@ func TestMain(m *testing.M) {
 	}
 	var v victim
 	err := json.Unmarshal([]byte(text), &v)
+	var death int32 // the signal at the death of the parent
+	if err == nil {
+		err = unix.Prctl(unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&death)), 0, 0, 0)
+	}
+	if death != 0 {
+		fmt.Println("dies with", unix.Signal(death))
+	}
 	if err == nil {
 		layers = slices.DeleteFunc(layers, func(l layer) bool { return slices.Contains(v.Without, l.name) })
 		var b *Box
@@ -112,6 +122,15 @@ func startVictim(t testing.TB, v victim, prepare func(*exec.Cmd)) *process {
 		_ = cmd.Wait()
 	})
 	return p
+}
+
+// line is the next one.
+func (p *process) line(t testing.TB) string {
+	t.Helper()
+	if !p.out.Scan() {
+		t.Fatal("it says nothing")
+	}
+	return p.out.Text()
 }
 
 // expect reads lines until one that has the prefix.
