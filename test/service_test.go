@@ -500,3 +500,120 @@ func shareDevFuse(t *testing.T) {
 	}
 	t.Cleanup(func() { os.Chmod("/dev/fuse", st.Mode().Perm()) })
 }
+
+// TestServiceHostile: a server that has been taken over by an image asks the helper of root for
+// more than the caller wants. It speaks bytes.
+func TestServiceHostile(t *testing.T) {
+	requireMounting(t)
+	base, err := os.MkdirTemp("", "ext4box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	img, dir := smallImage(t, base, "ext4-default"), filepath.Join(base, "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(base, "socket")})
+	}
+	if err == nil {
+		err = unix.Listen(fd, 1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ok, perm, invalid, busyDir = "\x00\x00\x00\x00", "\x00\x00\x00\x01", "\x00\x00\x00\x16", "\x00\x00\x00\x15"
+	open := func(magic, flags, path, errno string) [2]string {
+		return [2]string{magic + "\x00\x00" + flags + "\x00\x00\x01\xa4\x00\x00\x00\x00\x00\x00\x00\x00" + path + "\x00", "FILE" + errno + path + "\x00"}
+	}
+	set := func(command, errno string) [2]string { return [2]string{command, "REPL" + errno} }
+	var seen string
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(c)
+		buf := make([]byte, 1<<16)
+		hear := func() string {
+			for {
+				n, _, _, _, err := unix.Recvmsg(c, buf, nil, 0) // without room for descriptors
+				if err == unix.EINTR {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				return string(buf[:max(n, 0)])
+			}
+		}
+		say := func(s string) {
+			if err := unix.Sendmsg(c, []byte(s), nil, nil, unix.MSG_NOSIGNAL); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := hear(); got != "SAFT\x00\x01\x00\x01\x00\x00\x00\x03" && got != "SAFT\x00\x01\x00\x01\x00\x00\x00\x01" {
+			t.Errorf("greeted with %q", got)
+		}
+		say("LAST\x00\x01\x00\x00")
+		hear() // argv
+		hear() // fusedev
+		for _, m := range [][2]string{
+			open("OPEN", "\x00\x00", "/etc/shadow", perm),
+			open("OPEN", "\x00\x02", img.Path+"/../../etc/shadow", perm),
+			open("BDEV", "\x00\x02", "/dev/vda", perm),
+			open("BDEV", "\x00\x02", img.Path, "\x00\x00\x00\x0f"),
+			open("OPEN", "\x02\x41", img.Path, invalid), // O_WRONLY, O_CREAT, O_TRUNC
+			open("OPEN", "\x00\x02", img.Path, ok),
+			set("TYPE\x00\x00\x00\x00", ok),
+			set("NAME"+"a \x1b[31mname\x00", ok),
+			set("MNTP\x40\x00\x00\x00/etc\x00", invalid),
+			set("MNTP\x40\x00\x00\x00"+img.Path+"\x00", invalid),
+			set("MNTP\x80\x00\x00\x00"+dir+"\x00", busyDir),
+			set("MNTP\x40\x00\x00\x00"+dir+"\x00", ok),
+			set("OPTSallow_other\x00", perm),
+			set("OPTSfd=0,user_id=0\x00", invalid),
+			set("OPTS\x1b[31mred\x00", invalid),
+			set("OPTScontext=x\x00", invalid),
+			set("OPTSdefault_permissions,max_read=65536\x00", ok),
+			set("DOIT\x00\x00\x10\x00", invalid), // MS_BIND
+			set("DOIT\x00\x00\x00\x00", ok),
+		} {
+			say(m[0])
+			if got := hear(); got != m[1] {
+				t.Errorf("%q was answered with %q, want %q", m[0], got, m[1])
+			}
+		}
+		text, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Error(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, " "+dir+" ") {
+				seen = line
+			}
+		}
+		say("BYEE\x00\x00\x00\x00")
+	}()
+	r := run(t, "mount", "--service="+filepath.Join(base, "socket"), "-o", "noexec", img.Path, dir)
+	unix.Unmount(dir, unix.MNT_DETACH)
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+	<-done
+	unix.Close(fd)
+	if r.status != 0 {
+		t.Errorf("%+v", r)
+	}
+	for _, want := range []string{"nosuid", "nodev", "noexec", "max_read=65536"} {
+		if !strings.Contains(seen, want) {
+			t.Errorf("%s is not in %q", want, seen)
+		}
+	}
+	if strings.Contains(seen, "allow_other") || strings.Contains(r.stderr, "\x1b") {
+		t.Errorf("%q, %q", seen, r.stderr)
+	}
+}
