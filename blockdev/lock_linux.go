@@ -82,24 +82,27 @@ func busy(path string) error {
 // mistakes, there is no defence against somebody who attaches a loop device
 // later.
 func loopOn(st *unix.Stat_t, l Lock) string {
-	found, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	blocks, err := os.ReadDir("/sys/block")
 	if err != nil {
 		return ""
 	}
-	for _, attr := range found {
-		text, err := os.ReadFile(attr)
+	for _, b := range blocks {
+		if !strings.HasPrefix(b.Name(), "loop") {
+			continue
+		}
+		dir := filepath.Join("/sys/block", b.Name())
+		text, err := os.ReadFile(filepath.Join(dir, "loop/backing_file"))
 		if err != nil {
-			continue // detached meanwhile
+			continue // it has none
 		}
 		var backing unix.Stat_t
 		if unix.Stat(strings.TrimSuffix(string(text), "\n"), &backing) != nil || !sameFile(st, &backing) {
 			continue
 		}
-		dir := filepath.Dir(filepath.Dir(attr))
 		if ro, err := os.ReadFile(filepath.Join(dir, "ro")); l == LockShared && err == nil && strings.TrimSpace(string(ro)) == "1" {
 			continue
 		}
-		return "/dev/" + filepath.Base(dir)
+		return "/dev/" + b.Name()
 	}
 	return ""
 }

@@ -29,8 +29,8 @@ const structural = InitExt | InitMaxPages | InitBigWrites | InitAbortError
 // answerable are the features that may be part of an answer.
 const answerable = (initBit43 - 1) &^ (initReserved | InitOverIOUring)
 
-// kernelMaxPages returns the kernel's limit of pages per request.
-func kernelMaxPages() int {
+// KernelMaxPages returns the kernel's limit of pages per request, as /proc shows it.
+func KernelMaxPages() int {
 	b, err := os.ReadFile("/proc/sys/fs/fuse/max_pages_limit")
 	if err != nil {
 		return defaultMaxPages // before 6.13, or in a box without /proc

@@ -19,6 +19,8 @@ type Options struct {
 	Params
 	// Logger gets what goes wrong without a caller to tell. Default: slog.DiscardHandler.
 	Logger *slog.Logger
+	// KernelMaxPages is what the function of that name returns, for who cannot see /proc. 0: it is called.
+	KernelMaxPages int
 	// Trace logs each request and reply at level Debug. Off, it costs one predictable branch.
 	Trace bool
 }
@@ -62,7 +64,11 @@ type Session struct {
 
 // NewSession prepares a session that serves ops over t.
 func NewSession(ops Operations, t Transport, o Options) (*Session, error) {
-	want, err := o.Params.normalise(kernelMaxPages())
+	limit := o.KernelMaxPages
+	if limit == 0 {
+		limit = KernelMaxPages()
+	}
+	want, err := o.Params.normalise(limit)
 	if err != nil {
 		return nil, err
 	}

@@ -12,40 +12,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// step names a message of the handshake; see the package comment.
+// step names a message; see the package comment.
 type step string
 
 const (
-	stepStart     step = "start"     // launcher: read the image
+	stepStart     step = "start"     // keeper: read the image
 	stepOpened    step = "opened"    // server: the image is good
-	stepConnected step = "connected" // launcher: serve this connection, which is about to be mounted
-	stepMounted   step = "mounted"   // launcher: this is where; serve this connection, if not yet
+	stepConnected step = "connected" // keeper: serve this connection, which is mounted or about to be
 	stepServing   step = "serving"   // server: INIT is answered
-	stepConfirmed step = "confirmed" // launcher: the mount answers
-	stepEnded     step = "ended"     // server, in the foreground: orderly end
+	stepConfirmed step = "confirmed" // keeper: the mount answers
+	stepEnded     step = "ended"     // server: orderly end, as far as the keeper is told
 	stepFailed    step = "failed"    // server: why not
+
+	stepGroup   step = "group"   // server: is this process in that group?
+	stepMember  step = "member"  // keeper: the answer
+	stepUnmount step = "unmount" // server: somebody told me to end
+	stepEnd     step = "end"     // keeper: end, whoever uses the mount
 )
 
-// message is one packet between launcher and server.
+// message is one packet between keeper and server.
 type message struct {
-	Step    step         `json:"step"`
-	Request *Request     `json:"request,omitempty"` // start
-	Mount   *mountRecord `json:"mount,omitempty"`   // mounted
-	Status  int          `json:"status,omitempty"`  // failed
-	Text    string       `json:"text,omitempty"`    // failed; opened: why it is read-only
+	Step    step     `json:"step"`
+	Request *Request `json:"request,omitempty"` // start
+	Status  int      `json:"status,omitempty"`  // failed
+	Text    string   `json:"text,omitempty"`    // failed; opened: why it is read-only
 
-	Connection *connectionRecord `json:"connection,omitempty"` // connected, or mounted
+	Connection *connectionRecord `json:"connection,omitempty"` // connected
 	NoIomap    string            `json:"noIomap,omitempty"`    // opened: why the kernel cannot move its data
+	Missing    []string          `json:"missing,omitempty"`    // opened: what the box lacks
 	Path       DataPath          `json:"path,omitzero"`        // serving
 
-	files []*os.File
-}
+	Seq    uint32 `json:"seq,omitempty"` // group, and its answer
+	PID    uint32 `json:"pid,omitempty"` // group
+	GID    uint32 `json:"gid,omitempty"` // group
+	Member bool   `json:"member,omitempty"`
 
-type mountRecord struct {
-	Source    string `json:"source"`
-	Dir       string `json:"dir"`
-	Dev       Dev    `json:"dev"`
-	StatePath string `json:"statePath"`
+	files []*os.File
 }
 
 // connectionRecord describes the first descriptor.
@@ -56,13 +58,14 @@ type connectionRecord struct {
 }
 
 const (
-	maxMessage = 128 << 10 // bytes; a request holds a few paths
-	maxFiles   = 8         // descriptors with one message
+	maxRequest = 128 << 10 // bytes of the message that holds a few paths
+	maxMessage = 32 << 10  // bytes of any other
+	maxFiles   = 64        // descriptors with one message
 	maxText    = 4 << 10   // bytes of a sentence from the server
 )
 
-// control is one end of the socket between launcher and server. One goroutine
-// sends, one receives.
+// control is one end of the socket between keeper and server. Several goroutines may send,
+// one receives.
 type control struct{ fd int }
 
 // newControl makes a connected pair; the second end is to be inherited.
@@ -74,12 +77,14 @@ func newControl() (*control, *os.File, error) {
 	return &control{pair[0]}, os.NewFile(uintptr(pair[1]), "control"), nil
 }
 
+// send does not wait for the other side to make room: a few messages always fit, and one that
+// has filled the socket without reading has nothing to say that matters.
 func (c *control) send(m message) error {
 	data, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	if len(data) > maxMessage {
+	if len(data) > maxMessage && (m.Step != stepStart || len(data) > maxRequest) {
 		return fmt.Errorf("a message of %d bytes is too long", len(data))
 	}
 	var oob []byte
@@ -90,22 +95,62 @@ func (c *control) send(m message) error {
 		}
 		oob = unix.UnixRights(fds...)
 	}
-	return unix.Sendmsg(c.fd, data, oob, nil, unix.MSG_NOSIGNAL)
+	return unix.Sendmsg(c.fd, data, oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 }
 
-// receive returns the next message, io.EOF when the other side is gone.
-func (c *control) receive() (message, error) {
+// tell is send in the box, where there is only write(2). It waits for room.
+func (c *control) tell(m message) error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxMessage {
+		return fmt.Errorf("a message of %d bytes is too long", len(data))
+	}
+	for {
+		if _, err = unix.Write(c.fd, data); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// hear returns the next message, without descriptors, io.EOF when the other side is gone. It
+// takes nothing but read(2), and what was sent with the message is lost. buf limits its size.
+func (c *control) hear(buf []byte) (message, error) {
 	var m message
-	data, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFiles))
-	n, oobn, flags, err := c.recvmsg(data, oob)
+	n, err := c.read(buf)
 	if errors.Is(err, unix.ECONNRESET) {
 		// The other side ended without having read everything. That comes before what it
 		// sent, which is still there.
-		n, oobn, flags, err = c.recvmsg(data, oob)
+		n, err = c.read(buf)
 	}
 	switch {
 	case errors.Is(err, unix.ECONNRESET):
 		return m, io.EOF
+	case err != nil:
+		return m, err
+	case n == 0:
+		return m, io.EOF
+	}
+	err = json.Unmarshal(buf[:n], &m)
+	return m, err
+}
+
+func (c *control) read(buf []byte) (int, error) {
+	for {
+		n, err := unix.Read(c.fd, buf)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// receive is hear for a message with descriptors.
+func (c *control) receive() (message, error) {
+	var m message
+	data, oob := make([]byte, maxRequest), make([]byte, unix.CmsgSpace(4*maxFiles))
+	n, oobn, flags, err := c.recvmsg(data, oob)
+	switch {
 	case err != nil:
 		return m, err
 	case n == 0 && oobn == 0:
@@ -142,7 +187,7 @@ func (c *control) shutdown() { unix.Shutdown(c.fd, unix.SHUT_RDWR) }
 
 // failure is the message that reports err.
 func failure(err error) message {
-	return message{Step: stepFailed, Status: ExitStatus(err), Text: err.Error()}
+	return message{Step: stepFailed, Status: ExitStatus(err), Text: plain(err.Error())}
 }
 
 // plain is text from the server, which has read a hostile image: it is shown as plain

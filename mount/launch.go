@@ -7,24 +7,50 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ext4box/fuse"
+	"ext4box/sandbox"
 )
 
-// Request is what the launcher asks the server to do. The image and everything
-// else the server needs open travel beside it, as descriptors.
+// Request is what the keeper asks the server to do. The image and everything
+// else the server needs open travel beside it, as descriptors, and what it would have to look
+// up in files it is told.
 type Request struct {
 	Source     string          `json:"source"`     // the image, in words
 	Options    Options         `json:"options"`    //
 	Config     json.RawMessage `json:"config"`     // for the caller's own use
-	Log        LogKind         `json:"log"`        // what standard error will be
-	Foreground bool            `json:"foreground"` // stay with the launcher
+	Log        LogKind         `json:"log"`        // what standard error is
+	Foreground bool            `json:"foreground"` // end with the keeper
 	Owner      uint32          `json:"owner"`      // who mounts: what else only root may do, he may
 	Group      uint32          `json:"group"`      // and his group
+	Sandbox    sandbox.Options `json:"sandbox"`    // the zero value is the whole box
+
+	// What Launch finds out by itself.
+	PID      int  `json:"pid"`      // of the server, as others see it
+	MaxPages int  `json:"maxPages"` // limit of the pages of a request to FUSE
+	State    bool `json:"state"`    // there is a state file among the descriptors
+	Spare    int  `json:"spare"`    // as many of them are of /dev/fuse
+}
+
+// spares is how many of the first message's descriptors are not the image's.
+func (r *Request) spares() int {
+	if r.State {
+		return r.Spare + 1
+	}
+	return r.Spare
+}
+
+// split undoes what sendStart has put together.
+func (r *Request) split(files []*os.File) (image, spare, state []*os.File) {
+	n := len(files) - r.spares()
+	m := n + r.Spare
+	return files[:n:n], files[n:m:m], files[m:]
 }
 
 // LaunchConfig says what to start and where to put it.
@@ -32,8 +58,11 @@ type LaunchConfig struct {
 	// Command is the argument list that makes this binary a server; its
 	// standard input is the control socket that Serve expects.
 	Command []string
-	// Env is added to the server's environment.
+	// Env is added to the server's environment, which has nothing else but what the Go
+	// runtime is told by it, and the time zone.
 	Env []string
+	// Front is who waits until the mount is ready; nil: nobody, this is the foreground.
+	Front *Front
 
 	Target  *Target
 	Request Request
@@ -42,38 +71,49 @@ type LaunchConfig struct {
 	// Block, if not nil, is the device to mount, where that is possible; the first
 	// of Files is the same. Launch closes its claim.
 	Block *BlockDevice
-	// Log is the server's standard error: in the background from the moment it
-	// leaves the terminal, /dev/null when nil; in the foreground from the
-	// start, the launcher's own when nil. Launch closes it.
+	// Log is the server's standard error, and in the background the keeper's once the mount is
+	// ready. When nil it is /dev/null in the background, and in the foreground the keeper's own.
+	// Launch closes it.
 	Log *os.File
 
 	// Iomap says that the kernel can move file data itself, and may: see AskIomap. The mount
 	// is then made in the way that this takes, and never with the type fuseblk unless Block
 	// insists on it.
 	Iomap bool
-	// Serving, if not nil, is told when the mount answers.
-	Serving func(DataPath)
+	// Ready, if not nil, is called when the mount answers, and before the front returns.
+	Ready func(Ready)
 
 	// Warn is told what is worth a line and no reason to fail.
 	Warn func(error)
+}
+
+// Ready is what is known of a mount that answers.
+type Ready struct {
+	Data DataPath
+	Box  string // how the server is contained, in words
 }
 
 // stopPatience is how long a server that was told to end may take before it is
 // killed. It ends at once unless it is broken.
 const stopPatience = 5 * time.Second
 
-// Launch starts a server, mounts it and returns when the mount answers. In the
-// foreground it returns when the server has ended.
+// Launch starts a server, mounts it, and is its keeper until it has ended. What happens once the
+// mount is ready is in the background no error but for the log.
 //
-// On error nothing is mounted and no server runs. Interrupt signals during the
-// call have the same effect, and [StatusInterrupted].
+// On error before that nothing is mounted and no server runs. Interrupt signals meanwhile
+// have the same effect, and [StatusInterrupted]. Later ones unmount; see [Serve].
 func Launch(c LaunchConfig) error {
+	if c.Request.Sandbox.Mode == "" {
+		c.Request.Sandbox.Mode = sandbox.Enforce
+	}
 	l := &launcher{LaunchConfig: c}
 	err := l.run()
-	if err != nil {
+	if err != nil && !l.kept {
 		l.undo()
 	}
-	if err == errTakenOff && c.Request.Foreground {
+	l.state.remove()
+	l.state.Close()
+	if err == errTakenOff && c.Front == nil {
 		return nil // that is what it stayed for
 	}
 	return err
@@ -88,46 +128,43 @@ type launcher struct {
 	exited   chan struct{} // closed when the server was waited for
 	signals  chan os.Signal
 	mounted  *Mounted
+	state    *State // nil: none
 
+	lacks     []string // of the box
 	connected bool     // the server has a connection that is not mounted yet
 	serving   *message // that the mount answers, if the server has said so
+	kept      bool     // the mount was ready
 }
 
 func (l *launcher) run() error {
+	inherited := closeOnExec()
 	l.signals = make(chan os.Signal, 8)
 	signal.Notify(l.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(l.signals)
-
+	taken := -1 // of what was inherited, and closed on the way
+	if l.Front != nil {
+		l.Front.inherited = inherited
+		l.Front.watch(l.signals)
+		if l.Target.fuse != nil {
+			taken = int(l.Target.fuse.Fd())
+		}
+	}
 	if err := l.startServer(); err != nil {
 		return err
 	}
-	request := l.Request
-	files := l.Files
-	if !request.Foreground {
-		if l.Log == nil {
-			null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-			if err != nil {
-				return systemf("%w", err)
-			}
-			l.Log = null
-		}
-		files = append(files, l.Log)
-	}
-	err := l.ctl.send(message{Step: stepStart, Request: &request, files: files})
-	closeAll(files)
-	if l.Log != nil {
-		l.Log.Close() // in the background, a second time
-	}
-	if err != nil {
-		return systemf("hand the image to the server: %w", err)
+	if err := l.sendStart(); err != nil {
+		return err
 	}
 	opened, err := l.expect(stepOpened)
 	if err != nil {
 		return err
 	}
+	for _, text := range opened.Missing {
+		l.lacking(errors.New(plain(text)))
+	}
 	if opened.Text != "" && !l.Request.Options.ReadOnly() {
 		l.Request.Options.Flags |= unix.MS_RDONLY
-		l.Warn(fmt.Errorf("%s is mounted read-only: %s", l.Request.Source, opened.Text))
+		l.Warn(fmt.Errorf("%s is mounted read-only: %s", l.Request.Source, plain(opened.Text)))
 	}
 	if l.Iomap && opened.NoIomap != "" {
 		l.Iomap = false
@@ -139,7 +176,8 @@ func (l *launcher) run() error {
 	if err := l.handOver(); err != nil {
 		return err
 	}
-	if err := l.awaitServing(); err != nil {
+	path, err := l.awaitServing()
+	if err != nil {
 		return err
 	}
 	if err := l.tryRoot(); err != nil {
@@ -151,36 +189,50 @@ func (l *launcher) run() error {
 	if err != nil && !gone {
 		return systemf("leave the server alone: %w", err)
 	}
-	return l.leave(gone)
+	if l.Ready != nil {
+		l.Ready(Ready{Data: path, Box: l.box()})
+	}
+	if gone && l.Front != nil {
+		if err := l.ended(nil); err != nil {
+			return err
+		}
+	}
+	l.Target.Close() // or what is below the mount would be in use
+	if l.Front != nil {
+		if err := l.Front.release(l.Log, taken); err != nil {
+			return err
+		}
+	}
+	if l.Log != nil {
+		l.Log.Close()
+	}
+	l.kept = true
+	return l.keep()
 }
 
 // awaitServing returns when the kernel and the server have agreed.
-func (l *launcher) awaitServing() error {
+func (l *launcher) awaitServing() (DataPath, error) {
 	if l.serving == nil {
 		m, err := l.expect(stepServing)
 		if err != nil {
-			return err
+			return DataPath{}, err
 		}
 		l.serving = &m
 	}
 	path := l.serving.Path
 	path.Text = plain(path.Text)
 	if !path.Iomap && l.Request.Options.Iomap == IomapOn {
-		return failedf("mount option \"iomap=on\": file data would go %s", path.Text)
+		return path, failedf("mount option \"iomap=on\": file data would go %s", path.Text)
 	}
 	// A server that logs to the same terminal has said so.
-	if l.Iomap && !path.Iomap && (!l.Request.Foreground || l.Log != nil) {
+	if l.Iomap && !path.Iomap && (l.Front != nil || l.Log != nil) {
 		l.Warn(fmt.Errorf("%s: file data goes %s", l.Request.Source, path.Text))
 	}
-	if l.LaunchConfig.Serving != nil {
-		l.LaunchConfig.Serving(path)
-	}
-	return nil
+	return path, nil
 }
 
-// startServer starts this binary again, in a session of its own so that the
-// terminal's signals reach the launcher only, which passes on what is meant for
-// the server.
+// startServer starts this binary again, in namespaces and a session of its own. Nothing of what
+// this process has open goes along but the log.
 func (l *launcher) startServer() error {
 	ctl, theirs, err := newControl()
 	if err != nil {
@@ -188,41 +240,155 @@ func (l *launcher) startServer() error {
 	}
 	defer theirs.Close()
 	l.ctl = ctl
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return systemf("start the server: %w", err)
+	}
+	defer null.Close()
 	// /proc/self/exe is this binary even when its file was replaced meanwhile.
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = l.Command
-	cmd.Env = append(os.Environ(), l.Env...)
+	cmd.Env = append(serverEnv(), l.Env...)
 	cmd.Dir = "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, os.Stdout, os.Stderr
-	if l.Request.Foreground && l.Log != nil {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, null, null
+	switch {
+	case l.Log != nil:
 		cmd.Stderr = l.Log
+	case l.Front == nil:
+		cmd.Stderr = os.Stderr
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	start := cmd.Start
+	var lacks []*sandbox.Missing
+	start := func() (err error) {
+		lacks, err = sandbox.Start(cmd, l.Request.Sandbox)
+		return err
+	}
 	if l.Iomap {
 		// The kernel waits for this process while it writes files back to the device.
-		start = func() error { return fuse.WithoutReclaim(cmd.Start) }
+		err = fuse.WithoutReclaim(start)
+	} else {
+		err = start()
 	}
-	if err := start(); err != nil {
-		return systemf("start the server: %w", err)
+	if err != nil {
+		return startError(err)
+	}
+	if l.Request.Sandbox.Mode == sandbox.Off {
+		l.Warn(errors.New("the server that reads the image is not contained (sandbox=off)"))
+	}
+	for _, m := range lacks {
+		l.lacking(m)
 	}
 	l.server, l.exited, l.incoming = cmd, make(chan struct{}), make(chan message, 4)
-	go func() {
-		defer close(l.incoming)
-		for {
-			m, err := ctl.receive()
-			if err != nil {
-				return
-			}
-			closeAll(m.files) // the server has nothing to give us
-			l.incoming <- m
-		}
-	}()
+	go l.listen()
 	go func() {
 		l.server.Wait()
 		close(l.exited)
 	}()
 	return nil
+}
+
+// serverEnv is what the server inherits of the environment.
+func serverEnv() (env []string) {
+	for _, v := range os.Environ() {
+		switch name, _, _ := strings.Cut(v, "="); name {
+		case "GODEBUG", "GOGC", "GOTRACEBACK", "TZ":
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// lacking warns of a part of the box that is not there.
+func (l *launcher) lacking(err error) {
+	l.lacks = append(l.lacks, err.Error())
+	l.Warn(fmt.Errorf("%w (sandbox=best-effort goes on without it)", err))
+}
+
+// box says how the server is contained.
+func (l *launcher) box() string {
+	switch {
+	case l.Request.Sandbox.Mode == sandbox.Off:
+		return "off"
+	case len(l.lacks) > 0:
+		return strings.Join(l.lacks, "; ")
+	}
+	return "complete"
+}
+
+// boxError is a refusal to go on without the whole box.
+func boxError(err error) error {
+	if _, ok := errors.AsType[*sandbox.Missing](err); ok {
+		err = fmt.Errorf("%w; 'sandbox=best-effort' mounts without what this machine lacks", err)
+	}
+	return failedf("%w", err)
+}
+
+func startError(err error) error {
+	if _, ok := errors.AsType[*sandbox.Missing](err); ok {
+		return boxError(err)
+	}
+	return systemf("start the server: %w", err)
+}
+
+// listen passes on what the server says, and answers its questions. Nothing that it says is
+// taken for more than text to print and a wish to end.
+func (l *launcher) listen() {
+	defer close(l.incoming)
+	buf := make([]byte, maxMessage)
+	for {
+		m, err := l.ctl.hear(buf)
+		if err != nil {
+			return
+		}
+		if m.Step == stepGroup {
+			_ = l.ctl.send(message{Step: stepMember, Seq: m.Seq, Member: inGroup(m.PID, m.GID)})
+			continue
+		}
+		l.incoming <- m
+	}
+}
+
+// sendStart hands over the image, and everything else that does not depend on the mount.
+func (l *launcher) sendStart() error {
+	r := l.Request
+	r.Foreground = l.Front == nil
+	r.PID, r.MaxPages = l.server.Process.Pid, fuse.KernelMaxPages()
+	spare := openSpare()
+	defer closeAll(spare)
+	r.Spare = len(spare)
+	files := append(slices.Clip(l.Files), spare...)
+	if l.Target.dir != nil {
+		state, err := newState()
+		if err != nil {
+			l.stateless(err)
+		} else {
+			l.state, r.State = state, true
+			files = append(files, state.file)
+		}
+	}
+	err := l.ctl.send(message{Step: stepStart, Request: &r, files: files})
+	closeAll(l.Files)
+	if err != nil {
+		return systemf("hand the image to the server: %w", err)
+	}
+	return nil
+}
+
+func (l *launcher) stateless(err error) {
+	l.Warn(fmt.Errorf("'ext4box umount' will not know when the image is closed: %w", err))
+}
+
+// openSpare opens what the server needs to have several readers. Where only fusermount3 can
+// open /dev/fuse, it has one.
+func openSpare() (spare []*os.File) {
+	for range fuse.DefaultReaders() - 1 { // the first has the connection's own
+		f, err := openFuse()
+		if err != nil {
+			break
+		}
+		spare = append(spare, f)
+	}
+	return spare
 }
 
 // errTakenOff is an orderly end before the launcher was done.
@@ -255,39 +421,39 @@ func interrupted(s os.Signal) error {
 func (l *launcher) died() error {
 	select {
 	case <-l.exited:
-		return &Error{StatusInternal, fmt.Errorf("the server ended unexpectedly (%v)", l.server.ProcessState)}
+		return &Error{StatusInternal, fmt.Errorf("the server ended unexpectedly (%s)", howEnded(l.server.ProcessState))}
 	case <-time.After(stopPatience):
 		return &Error{StatusInternal, errors.New("the server closed its control socket unexpectedly")}
 	}
 }
 
-// handOver gives the connection and the state file to the server and keeps
-// neither: a launcher that stays in the foreground must not keep the mount or
-// its lock alive.
+// handOver gives the connection to the server, if it does not have it yet, and keeps no
+// part of it, or its end would not be the end of the mount. The state file gets its name.
 func (l *launcher) handOver() error {
 	m := l.mounted
-	msg := message{Step: stepMounted, Mount: &mountRecord{Source: m.Source, Dir: m.Dir, Dev: m.Dev}}
-	if !l.connected {
-		msg.Connection = &connectionRecord{RootNode: defaultRootNode, Iomap: l.Iomap}
-		msg.files = append(msg.files, m.Fuse)
-	}
-	if m.Dir != "" {
-		state, err := createState(m.Dev, StateRecord{PID: l.server.Process.Pid, Image: l.Request.Source, Dir: m.Dir})
-		if err != nil {
-			l.Warn(fmt.Errorf("'ext4box umount' will not know when the image is closed: %w", err))
-		} else {
-			msg.Mount.StatePath = state.path
-			msg.files = append(msg.files, state.file)
+	if l.state != nil {
+		r := StateRecord{PID: l.server.Process.Pid, Keeper: os.Getpid(), Image: l.Request.Source, Dir: m.Dir}
+		if err := l.state.publish(m.Dev, r); err != nil {
+			l.stateless(err)
 		}
 	}
-	if claim := l.takeClaim(); claim != nil {
-		msg.Connection.Claimed = true
-		msg.files = append(msg.files, claim)
+	if l.connected {
+		return nil
 	}
-	err := l.ctl.send(msg)
-	closeAll(msg.files)
+	return l.connect(m.Fuse, &connectionRecord{RootNode: defaultRootNode, Iomap: l.Iomap})
+}
+
+// connect hands over a connection, with the claim on its device.
+func (l *launcher) connect(dev *os.File, c *connectionRecord) error {
+	files := []*os.File{dev}
+	if claim := l.takeClaim(); claim != nil {
+		c.Claimed = true
+		files = append(files, claim)
+	}
+	err := l.ctl.send(message{Step: stepConnected, Connection: c, files: files})
+	closeAll(files)
 	if err != nil {
-		return systemf("hand the mount to the server: %w", err)
+		return systemf("hand the connection to the server: %w", err)
 	}
 	return nil
 }
@@ -328,32 +494,6 @@ func (l *launcher) tryRoot() error {
 	}
 }
 
-// leave returns when the server has left the terminal, or, in the foreground,
-// has ended. gone tells that it has ended already.
-func (l *launcher) leave(gone bool) error {
-	for {
-		select {
-		case m, ok := <-l.incoming:
-			switch {
-			case ok && m.Step == stepFailed:
-				return m.reported()
-			case ok && m.Step == stepEnded:
-				<-l.exited
-				return nil
-			case !ok && (gone || l.Request.Foreground):
-				return l.died()
-			case !ok:
-				return nil
-			}
-		case s := <-l.signals:
-			if !l.Request.Foreground {
-				continue // too late: the mount is there
-			}
-			l.server.Process.Signal(s)
-		}
-	}
-}
-
 // undo takes back whatever run has done when it failed.
 func (l *launcher) undo() {
 	closeAll(l.Files)
@@ -363,29 +503,34 @@ func (l *launcher) undo() {
 	if l.Log != nil {
 		l.Log.Close()
 	}
-	if l.mounted != nil {
-		if l.mounted.Dir != "" {
+	detached := make(chan struct{})
+	go func() {
+		defer close(detached)
+		if l.mounted != nil && l.mounted.Dir != "" {
 			detachDevice(l.mounted.Dev, l.mounted.Source)
 		}
-		if l.mounted.Fuse != nil {
-			l.mounted.Fuse.Close()
+	}()
+	patience := time.After(stopPatience)
+	select {
+	case <-detached:
+	case <-patience: // it waits for the server
+	}
+	if l.mounted != nil && l.mounted.Fuse != nil {
+		l.mounted.Fuse.Close()
+	}
+	if l.ctl != nil {
+		l.ctl.shutdown()
+	}
+	if l.server != nil {
+		if l.mounted == nil && !l.connected {
+			l.server.Process.Kill() // it only reads, and may be at it for long
+		}
+		select {
+		case <-l.exited:
+		case <-patience:
+			l.server.Process.Kill()
+			<-l.exited
 		}
 	}
-	if l.ctl == nil {
-		return
-	}
-	l.ctl.shutdown()
-	if l.server == nil || l.server.Process == nil {
-		return
-	}
-	patience := stopPatience
-	if l.mounted == nil && !l.connected {
-		patience = 0 // it only reads, and may be at it for long
-	}
-	select {
-	case <-l.exited:
-	case <-time.After(patience):
-		l.server.Process.Kill()
-		<-l.exited
-	}
+	<-detached
 }

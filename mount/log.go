@@ -41,7 +41,7 @@ func OpenLog(name string) (*os.File, LogKind, error) {
 	return nil, LogNone, systemf("open the log: no syslog daemon listens on /dev/log: %w", err)
 }
 
-// NewLogger makes the server's logger, which writes to standard error whatever
+// NewLogger makes a logger of the mount, which writes to standard error whatever
 // that becomes.
 func (r *Request) NewLogger() *slog.Logger {
 	level := slog.LevelInfo
@@ -59,17 +59,24 @@ func (r *Request) NewLogger() *slog.Logger {
 			}
 			return a
 		}
-		return slog.New(slog.NewTextHandler(syslogWriter{os.Stderr}, o))
+		pid := r.PID
+		if pid == 0 {
+			pid = os.Getpid()
+		}
+		return slog.New(slog.NewTextHandler(syslogWriter{os.Stderr, pid}, o))
 	default:
 		return slog.New(slog.DiscardHandler)
 	}
 }
 
 // syslogWriter puts the priority, daemon.notice, and a name before each line.
-type syslogWriter struct{ w io.Writer }
+type syslogWriter struct {
+	w   io.Writer
+	pid int
+}
 
 func (s syslogWriter) Write(p []byte) (int, error) {
-	if _, err := fmt.Fprintf(s.w, "<29>ext4box[%d]: %s", os.Getpid(), p); err != nil {
+	if _, err := fmt.Fprintf(s.w, "<29>ext4box[%d]: %s", s.pid, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil

@@ -221,6 +221,14 @@ func TestForeground(t *testing.T) {
 		if got := c.ProcessState.ExitCode(); got != want {
 			t.Errorf("%s: status %d: %s", end, got, c.out.String())
 		}
+		if end == "kill" {
+			// The server ends in order. Nobody is left who may unmount.
+			waitFor(t, end, func() bool { return !isLocked(t, image) })
+			if _, err := os.Stat(dir); !errors.Is(err, unix.ENOTCONN) {
+				t.Errorf("without anybody the mount says %v", err)
+			}
+			part(t, nil, "umount", dir, "").run(t, 0, "")
+		}
 		waitFor(t, end, func() bool { _, ok := mountAt(t, dir); return !ok && !isLocked(t, image) })
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/sandbox"
 )
 
 // The test binary plays three parts: the tests, the command a user types
@@ -24,7 +26,6 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case "mount":
-		os.Setenv("MOUNT_TEST_PART", "serve")
 		report(launchTest(os.Args[1], os.Args[2], os.Args[3]))
 	case "umount":
 		report(Unmount(os.Args[1], UnmountOptions{Lazy: os.Args[2] == "lazy", Timeout: 5 * time.Second}))
@@ -48,13 +49,21 @@ func TestMain(m *testing.M) {
 }
 
 func report(err error) {
-	if err != nil {
+	if err != nil && err.Error() != "" {
 		fmt.Fprintln(os.Stderr, "ext4box:", err)
 	}
 	os.Exit(ExitStatus(err))
 }
 
 func launchTest(image, dir, mode string) error {
+	foreground := strings.Contains(mode, "foreground")
+	var front *Front
+	if !foreground {
+		var err error
+		if front, err = Background(); front == nil {
+			return err
+		}
+	}
 	target, err := OpenTarget(dir)
 	if err != nil {
 		return err
@@ -77,12 +86,18 @@ func launchTest(image, dir, mode string) error {
 	config, _ := json.Marshal(mode)
 	return Launch(LaunchConfig{
 		Command: []string{"serve"},
+		Env:     []string{"MOUNT_TEST_PART=serve"},
+		Front:   front,
 		Target:  target,
-		Request: Request{Source: image, Options: o, Config: config, Foreground: strings.HasPrefix(mode, "foreground")},
+		Request: Request{Source: image, Options: o, Config: config, Sandbox: sandbox.Options{Mode: sandbox.Off}},
 		Files:   []*os.File{f},
 		Iomap:   iomap, // what it takes does not take a kernel that has it
-		Warn:    func(err error) { fmt.Fprintln(os.Stderr, "warning:", err) },
-		Serving: func(p DataPath) { fmt.Fprintln(os.Stderr, "data:", p.Text) },
+		Warn: func(err error) {
+			if !strings.Contains(err.Error(), "sandbox=off") {
+				fmt.Fprintln(os.Stderr, "warning:", err)
+			}
+		},
+		Ready: func(r Ready) { fmt.Fprintln(os.Stderr, "data:", r.Data.Text) },
 	})
 }
 
@@ -267,33 +282,16 @@ func TestLastWord(t *testing.T) {
 	if err := ours.send(message{Step: stepConfirmed}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&control{int(theirs.Fd())}).send(message{Step: stepEnded}); err != nil {
+	if err := (&control{int(theirs.Fd())}).tell(message{Step: stepEnded}); err != nil {
 		t.Fatal(err)
 	}
 	theirs.Close()
-	if m, err := ours.receive(); err != nil || m.Step != stepEnded {
+	buf := make([]byte, maxMessage)
+	if m, err := ours.hear(buf); err != nil || m.Step != stepEnded {
 		t.Errorf("received %+v, %v", m, err)
 	}
-	if _, err := ours.receive(); err != io.EOF {
+	if _, err := ours.hear(buf); err != io.EOF {
 		t.Errorf("then %v", err)
-	}
-}
-
-// TestLeaveGone is a server that has ended by the time it is confirmed.
-func TestLeaveGone(t *testing.T) {
-	closed := make(chan struct{})
-	close(closed)
-	for _, foreground := range []bool{false, true} {
-		l := &launcher{incoming: make(chan message, 1), exited: closed, server: &exec.Cmd{}}
-		l.Request.Foreground = foreground
-		l.incoming <- message{Step: stepEnded}
-		if err := l.leave(true); err != nil {
-			t.Errorf("foreground %v, unmounted: %v", foreground, err)
-		}
-		close(l.incoming)
-		if err := l.leave(true); ExitStatus(err) != StatusInternal {
-			t.Errorf("foreground %v, died: %v", foreground, err)
-		}
 	}
 }
 

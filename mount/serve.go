@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/sandbox"
 )
 
 // Service is a file system that was opened and can be served. Its methods are
@@ -32,9 +35,15 @@ type Service interface {
 type Connection struct {
 	Fuse     *os.File // /dev/fuse, mounted or about to be
 	RootNode uint64   // the nodeid of the root directory
+	// Spare are descriptors of /dev/fuse that are attached to nothing, for the service to
+	// clone the connection onto and to close. It cannot open any, nor duplicate those it has.
+	Spare []*os.File
 	// Claim keeps others off the image's device, if that is not the kernel's part; else nil.
 	// The service closes it when it has closed the image.
 	Claim *os.File
+	// InGroup tells whether a process, by the number that requests have, is a member of a
+	// group beside its first one.
+	InGroup func(pid, gid uint32) bool
 }
 
 // DataPath says which way the data of files goes.
@@ -50,17 +59,20 @@ type Opener func(r *Request, files []*os.File) (Service, error)
 // was never made; in either case the image is closed. Errors have been reported
 // to whoever was there to hear them.
 //
-// SIGINT, SIGTERM and SIGHUP unmount. A mount that is in use is detached from the
+// SIGINT, SIGTERM and SIGHUP have the keeper unmount. A mount that is in use is detached from the
 // tree and served until its last user is gone; a second signal ends it at once,
-// and what is still open then fails with ENOTCONN.
+// and what is still open then fails with ENOTCONN. So does the first one if there is no
+// keeper any more.
 func Serve(ctl *os.File, open Opener) error {
 	s := &service{ctl: &control{int(ctl.Fd())}}
 	err := s.run(open)
 	switch {
-	case !s.background && err != nil:
-		s.ctl.send(failure(err))
-	case !s.background:
-		s.ctl.send(message{Step: stepEnded})
+	case s.request == nil || s.request.Foreground || !s.confirmed:
+		report := message{Step: stepEnded}
+		if err != nil {
+			report = failure(err)
+		}
+		s.ctl.tell(report)
 	case err != nil:
 		s.request.NewLogger().Error("the mount ended", "source", s.request.Source, "err", err)
 	}
@@ -68,92 +80,86 @@ func Serve(ctl *os.File, open Opener) error {
 }
 
 type service struct {
-	ctl        *control
-	request    *Request
-	log        *os.File
-	mount      mountRecord // as far as it is known
-	mounted    bool        // it is
-	iomap      bool        // the kernel should be able to move file data itself
-	path       DataPath    // once the mount answers
-	background bool
-	state      *State
-	claim      *os.File
+	ctl       *control
+	request   *Request
+	box       *sandbox.Box
+	iomap     bool // the kernel should be able to move file data itself
+	confirmed bool // the keeper is content, and somebody uses the mount
+	keeper    keeperLink
 }
 
 func (s *service) run(open Opener) (err error) {
-	start, err := s.receive(stepStart)
+	start, err := s.ctl.receive()
 	if err != nil {
-		return err
+		return fmt.Errorf("the keeper is gone: %w", err)
 	}
 	s.request = start.Request
-	if s.request == nil {
-		return errors.New("the launcher sent no request")
+	if start.Step != stepStart || s.request == nil || len(start.files) < s.request.spares() {
+		closeAll(start.files)
+		return errors.New("the keeper sent no request")
 	}
-	files := start.files
-	if n := len(files); !s.request.Foreground && n > 0 {
-		s.log, files = files[n-1], files[:n-1]
-	}
-	fs, err := open(s.request, files)
+	missing, err := s.enter()
 	if err != nil {
+		closeAll(start.files)
 		return err
 	}
-	// The image is closed before the state file's lock goes: that is what the
-	// lock stands for.
+	files, spare, state := s.request.split(start.files)
+	// The state file's lock is there until the image is closed: that is what the lock
+	// stands for.
+	defer closeAll(state)
+	fs, err := open(s.request, files)
+	if err != nil {
+		closeAll(spare)
+		return err
+	}
+	c := Connection{Spare: spare, InGroup: s.keeper.inGroup}
 	defer func() {
 		if cerr := fs.Close(); err == nil && cerr != nil {
 			err = fmt.Errorf("close the image: %w", cerr)
 		}
-		if s.claim != nil {
-			s.claim.Close()
+		if c.Claim != nil {
+			c.Claim.Close()
 		}
-		s.state.remove()
-		s.state.Close()
 	}()
-	if err := s.ctl.send(message{Step: stepOpened, Text: fs.ReadOnly(), NoIomap: fs.NoIomap()}); err != nil {
+	if err := s.ctl.tell(message{Step: stepOpened, Text: plain(fs.ReadOnly()), NoIomap: plain(fs.NoIomap()), Missing: missing}); err != nil {
 		return err
 	}
-	m, err := s.receive(stepConnected, stepMounted)
+	m, err := s.ctl.receive()
 	if err != nil {
-		return err
+		closeAll(spare)
+		return fmt.Errorf("the keeper is gone: %w", err)
 	}
-	if m.Connection == nil || len(m.files) < 1 {
+	if m.Connection == nil || len(m.files) < 1 || m.Connection.Claimed && len(m.files) < 2 {
 		closeAll(m.files)
-		return errors.New("the launcher sent no connection")
+		closeAll(spare)
+		return fmt.Errorf("the keeper says %q and sends no connection", m.Step)
 	}
-	c := Connection{Fuse: m.files[0], RootNode: m.Connection.RootNode}
-	m.files = m.files[1:]
-	if n := len(m.files); m.Connection.Claimed && n > 0 {
-		c.Claim = m.files[n-1]
-		s.claim = c.Claim
-		m.files = m.files[:n-1]
+	c.Fuse, c.RootNode = m.files[0], m.Connection.RootNode
+	if m.Connection.Claimed {
+		c.Claim = m.files[1]
 	}
 	s.iomap = m.Connection.Iomap
-	s.placed(m)
+	if err := s.box.Seal(); err != nil {
+		c.Fuse.Close()
+		closeAll(spare)
+		return err
+	}
 	return s.serve(fs, c)
 }
 
-// placed takes over where the mount is, if the message says so.
-func (s *service) placed(m message) {
-	if m.Step != stepMounted || m.Mount == nil {
-		closeAll(m.files)
-		return
+// enter goes into the box, before anything of the image is read. What is looked up in files
+// by the runtime is looked up before.
+func (s *service) enter() (missing []string, err error) {
+	_, _ = time.Now().Zone()
+	nameProcess()
+	var lacks []*sandbox.Missing
+	if s.box, lacks, err = sandbox.Enter(s.request.Sandbox); err != nil {
+		return nil, boxError(err)
 	}
-	s.mount, s.mounted = *m.Mount, true
-	if len(m.files) > 0 {
-		s.state = &State{file: m.files[0], path: s.mount.StatePath}
+	for _, m := range lacks {
+		missing = append(missing, plain(m.Error()))
 	}
-}
-
-func (s *service) receive(want ...step) (message, error) {
-	m, err := s.ctl.receive()
-	if err != nil {
-		return m, fmt.Errorf("the launcher is gone: %w", err)
-	}
-	if !slices.Contains(want, m.Step) {
-		closeAll(m.files)
-		return m, fmt.Errorf("the launcher says %q instead of %q", m.Step, want[0])
-	}
-	return m, nil
+	return missing, nil
 }
 
 // serve runs the session and everything that can end it.
@@ -166,126 +172,119 @@ func (s *service) serve(fs Service, c Connection) error {
 	defer signal.Stop(signals)
 
 	ready, ended := make(chan DataPath, 1), make(chan error, 1)
+	told := s.keeper.listen(s.ctl)
 	go func() { ended <- fs.Serve(ctx, c, func(p DataPath) { ready <- p }) }()
-	said := s.watchLauncher()
-	launcher := said
 
-	stop := stopper{mount: &s.mount, abort: abort}
+	asked, aborted := false, false
+	end := func() { aborted = true; abort() }
 	for {
 		select {
 		case err := <-ended:
-			if stop.asked && errors.Is(err, context.Canceled) {
+			if aborted && errors.Is(err, context.Canceled) {
 				return nil
 			}
-			if err == nil && !s.mounted {
-				// Somebody was faster than the launcher, or it could not go through with it.
-				for m := range said {
-					if s.placed(m); s.mounted {
-						break
-					}
-				}
-			}
 			return err
-		case s.path = <-ready:
-			if s.request.Foreground {
-				s.logPath()
+		case path := <-ready:
+			s.logPath(path)
+			if s.ctl.tell(message{Step: stepServing, Path: path}) != nil {
+				end() // the keeper is gone, and nobody has seen the mount
 			}
-			if s.ctl.send(message{Step: stepServing, Path: s.path}) != nil {
-				stop.now() // the launcher is gone, and nobody has seen the mount
-			}
-		case m, ok := <-launcher:
+		case m, ok := <-told:
 			switch {
 			case !ok:
-				launcher = nil
-				stop.now()
-			case m.Step == stepMounted:
-				s.placed(m)
-			case !s.request.Foreground:
-				launcher = nil
-				s.leave()
-				s.logPath()
+				told = nil
+				if !s.confirmed || s.request.Foreground {
+					end()
+				}
+			case m.Step == stepConfirmed:
+				s.confirmed = true
+			case m.Step == stepEnd:
+				end()
 			}
 		case <-signals:
-			stop.now()
+			// Unmounting is not to be had in here, and needs the server to answer meanwhile.
+			if asked || s.ctl.tell(message{Step: stepUnmount}) != nil {
+				end()
+			}
+			asked = true
 		}
 	}
 }
 
 // logPath tells the log which way data goes. On a kernel that knows only one there is nothing
 // to tell, unless somebody wants to know everything.
-func (s *service) logPath() {
+func (s *service) logPath(path DataPath) {
 	level := slog.LevelDebug
 	switch {
-	case s.path.Iomap:
+	case path.Iomap:
 		level = slog.LevelInfo
 	case s.iomap:
 		level = slog.LevelWarn
 	}
-	s.request.NewLogger().Log(context.Background(), level, "file data goes "+s.path.Text, "source", s.request.Source)
+	s.request.NewLogger().Log(context.Background(), level, "file data goes "+path.Text, "source", s.request.Source)
 }
 
-// watchLauncher passes on what the launcher says, until it has confirmed the mount or is
-// gone. A launcher that stays in the foreground is watched further: when it is
-// killed the server ends too.
-func (s *service) watchLauncher() <-chan message {
-	told := make(chan message, 2)
+// keeperLink is how the server asks the keeper. The zero value is one to nobody.
+type keeperLink struct {
+	mu      sync.Mutex // one question at a time
+	ctl     *control
+	seq     uint32
+	answers chan message
+	gone    chan struct{}
+}
+
+// answerPatience is how long somebody who writes to a file is held up by a keeper that is
+// stopped.
+const answerPatience = 2 * time.Second
+
+// listen passes on what the keeper says, and is closed when it is gone.
+func (k *keeperLink) listen(ctl *control) <-chan message {
+	answers, gone, told := make(chan message, 1), make(chan struct{}), make(chan message, 2)
+	k.mu.Lock()
+	k.ctl, k.answers, k.gone = ctl, answers, gone
+	k.mu.Unlock()
 	go func() {
 		defer close(told)
+		defer close(gone)
+		buf := make([]byte, maxMessage)
 		for {
-			m, err := s.ctl.receive()
-			switch {
-			case err != nil:
+			m, err := ctl.hear(buf)
+			if err != nil {
 				return
-			case m.Step == stepMounted:
+			}
+			if m.Step != stepMember {
 				told <- m
-			case m.Step == stepConfirmed:
-				told <- m
-				if !s.request.Foreground {
-					return
-				}
-			default:
-				closeAll(m.files)
-				return
+				continue
+			}
+			select {
+			case answers <- m:
+			default: // nobody waits for it any more
 			}
 		}
 	}()
 	return told
 }
 
-// leave turns the server into a background process: whoever started it must not
-// wait for it on any descriptor.
-func (s *service) leave() {
-	s.background = true
-	if s.log != nil {
-		unix.Dup3(int(s.log.Fd()), 2, 0)
-		s.log.Close()
+// inGroup is [Connection].InGroup. Without an answer it is no.
+func (k *keeperLink) inGroup(pid, gid uint32) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.seq++
+	if k.ctl == nil || k.ctl.tell(message{Step: stepGroup, Seq: k.seq, PID: pid, GID: gid}) != nil {
+		return false
 	}
-	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-		unix.Dup3(int(null.Fd()), 1, 0)
-		unix.Dup3(int(null.Fd()), 0, 0) // the control socket: tells the launcher
-		null.Close()
-	}
-}
-
-// stopper ends a mount: politely the first time, then at once.
-type stopper struct {
-	mount *mountRecord
-	abort context.CancelFunc
-	asked bool
-}
-
-// now returns before the mount has ended; unmounting needs the server, which
-// must not wait for it.
-func (s *stopper) now() {
-	first := !s.asked
-	s.asked = true
-	if !first || s.mount.Dir == "" {
-		s.abort()
-		return
-	}
-	go func() {
-		if !detachDevice(s.mount.Dev, s.mount.Source) {
-			s.abort() // out of reach, in another namespace: stop answering
+	patience := time.NewTimer(answerPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case m := <-k.answers:
+			if m.Seq == k.seq {
+				return m.Member
+			}
+		case <-k.gone:
+			return false
+		case <-patience.C:
+			return false
 		}
-	}()
+	}
 }

@@ -14,15 +14,16 @@ import (
 )
 
 // State is the open state file of a mount: see the package comment. Whoever
-// created it, or inherited the descriptor, holds its lock.
+// created it, or was handed the descriptor, holds its lock.
 type State struct {
 	file *os.File
-	path string
+	path string // empty: it has no name yet that anybody would look for
 }
 
 // StateRecord is what a state file says.
 type StateRecord struct {
 	PID    int    `json:"pid"`    // of the server
+	Keeper int    `json:"keeper"` // the process that unmounts it when it is told to
 	Image  string `json:"image"`  // the source
 	Dir    string `json:"dir"`    // the mount point
 	Device string `json:"device"` // the mount's device number, major:minor
@@ -30,8 +31,8 @@ type StateRecord struct {
 
 const maxStateSize = 64 << 10
 
-// createState writes and locks the state file of a new mount.
-func createState(dev Dev, r StateRecord) (*State, error) {
+// newState makes and locks the state file of a mount that is to be made.
+func newState() (*State, error) {
 	dir, err := makeRuntimeDir()
 	if err != nil {
 		return nil, err
@@ -42,30 +43,42 @@ func createState(dev Dev, r StateRecord) (*State, error) {
 	}
 	defer lock.Close()
 	sweep(dir)
-
-	r.Device = dev.String()
-	text, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
 	f, err := os.CreateTemp(dir, "new-")
 	if err != nil {
 		return nil, err
 	}
-	s := &State{file: f, path: filepath.Join(dir, dev.String())}
-	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		if _, err = f.Write(append(text, '\n')); err == nil {
-			// The number may have belonged to a mount whose server is still
-			// closing its image. Whoever waits for that has the old file open.
-			err = os.Rename(f.Name(), s.path)
-		}
-	}
-	if err != nil {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		os.Remove(f.Name())
 		f.Close()
 		return nil, err
 	}
-	return s, nil
+	return &State{file: f}, nil
+}
+
+// publish writes the file and gives it the name that belongs to the mount.
+func (s *State) publish(dev Dev, r StateRecord) error {
+	r.Device = dev.String()
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if _, err := s.file.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	dir := filepath.Dir(s.file.Name())
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	path := filepath.Join(dir, dev.String())
+	// The number may have belonged to a mount whose server is still closing its image.
+	// Whoever waits for that has the old file open.
+	if err := os.Rename(s.file.Name(), path); err != nil {
+		return err
+	}
+	s.path = path
+	return nil
 }
 
 // Close gives up the lock, if no other process has it, and leaves the file.
@@ -80,15 +93,19 @@ func (s *State) remove() {
 	if s == nil {
 		return
 	}
-	lock, err := lockDir(filepath.Dir(s.path))
+	path := s.path
+	if path == "" {
+		path = s.file.Name()
+	}
+	lock, err := lockDir(filepath.Dir(path))
 	if err != nil {
 		return
 	}
 	defer lock.Close()
 	ours, err1 := s.file.Stat()
-	named, err2 := os.Lstat(s.path)
+	named, err2 := os.Lstat(path)
 	if err1 == nil && err2 == nil && os.SameFile(ours, named) {
-		os.Remove(s.path)
+		os.Remove(path)
 	}
 }
 

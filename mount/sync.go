@@ -85,15 +85,13 @@ const abortPause = 10 * time.Millisecond
 // mountSync mounts with the server reading already.
 func (l *launcher) mountSync(m *syncMount) error {
 	defer m.close()
-	record := &connectionRecord{RootNode: m.rootNode, Iomap: true}
-	files := []*os.File{m.dev}
-	if claim := l.takeClaim(); claim != nil {
-		defer claim.Close()
-		record.Claimed = true
-		files = append(files, claim)
-	}
-	if err := l.ctl.send(message{Step: stepConnected, Connection: record, files: files}); err != nil {
+	fd, err := unix.FcntlInt(m.dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
 		return systemf("hand the connection to the server: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fd), m.dev.Name())
+	if err := l.connect(theirs, &connectionRecord{RootNode: m.rootNode, Iomap: true}); err != nil {
+		return err
 	}
 	l.connected = true
 	done := make(chan error, 1)
@@ -120,6 +118,8 @@ func (l *launcher) awaitMount(m *syncMount, done <-chan error) (undo bool, cause
 		select {
 		case err := <-done:
 			switch {
+			case cause == errTakenOff && err != nil:
+				return false, failedf("mount on %s: %w", l.Target.Path, err)
 			case cause != nil:
 				return err == nil, cause
 			case err != nil:
@@ -154,8 +154,10 @@ func (l *launcher) serverKnows(err error) error {
 				return err
 			case m.Step == stepFailed:
 				return m.reported()
-			case m.Step == stepEnded:
+			case m.Step == stepEnded && l.mounted != nil:
 				return errTakenOff
+			case m.Step == stepEnded:
+				return err
 			}
 		case <-time.After(time.Second):
 			return err

@@ -1,11 +1,6 @@
 package server
 
 import (
-	"bytes"
-	"fmt"
-	"os"
-	"strconv"
-
 	"ext4box/ext4"
 	"ext4box/fuse"
 )
@@ -18,26 +13,10 @@ func (s *Server) killPriv(r *fuse.Request, ino ext4.Ino, bits bool) error {
 
 // inGroup tells whether who sent the request is a member of a group, or root, for
 // whom that makes no difference. Requests do not tell the supplementary groups;
-// /proc does, where it can be seen and the process is in our namespace. Else only
-// the first group counts.
+// Options.InGroup does, of a process that is in the namespace of the mount.
 func (s *Server) inGroup(r *fuse.Request, gid uint32) bool {
 	if s.privileged(r) || r.GID == gid && gid != fuse.InvalidID {
 		return true
 	}
-	if r.PID == 0 {
-		return false
-	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.PID))
-	if err != nil {
-		return false
-	}
-	const key = "\nGroups:"
-	_, line, _ := bytes.Cut(status, []byte(key))
-	line, _, _ = bytes.Cut(line, []byte("\n"))
-	for _, field := range bytes.Fields(line) {
-		if n, err := strconv.ParseUint(string(field), 10, 32); err == nil && uint32(n) == gid {
-			return true
-		}
-	}
-	return false
+	return r.PID != 0 && s.groups != nil && s.groups(r.PID, gid)
 }

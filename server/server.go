@@ -34,6 +34,9 @@ type Options struct {
 	// AllowIdmap allows the kernel to map ids itself, differently in each place where the
 	// filesystem is mounted. The server is then told of no caller who he is: nobody is root.
 	AllowIdmap bool
+	// InGroup tells whether a process is a member of a group beside its first one. If it is nil,
+	// only the first one counts. It may take a moment.
+	InGroup func(pid, gid uint32) bool
 	// Destroy, if not nil, is called when the last request was answered.
 	Destroy func()
 	// Sync and DirSync make changes, or those of directories, durable before they
@@ -60,6 +63,7 @@ type Server struct {
 	owner     uint32
 	owners    Owners
 	idmap     bool // the kernel may map ids itself
+	groups    func(pid, gid uint32) bool
 	destroy   func()
 	sync      bool
 	dirsync   bool
@@ -85,7 +89,7 @@ var _ fuse.Operations = (*Server)(nil)
 // New returns a server for fs, which stays the caller's to close, after the
 // session has ended.
 func New(fs *ext4.FS, o Options) *Server {
-	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, owners: o.Owners, idmap: o.AllowIdmap, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, root: o.RootNode, iomap: o.Iomap, writers: newWriters()}
+	s := &Server{fs: fs, log: o.Logger, owner: o.Owner, groups: o.InGroup, owners: o.Owners, idmap: o.AllowIdmap, destroy: o.Destroy, sync: o.Sync, dirsync: o.DirSync, root: o.RootNode, iomap: o.Iomap, writers: newWriters()}
 	if s.root == 0 {
 		s.root = rootNode
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"ext4box/mount"
@@ -54,19 +54,27 @@ func newIomapTest(t *testing.T, mkfs ...string) *iomapTest {
 	return it
 }
 
-// mount mounts with the options given, in this process.
+// mount mounts with the options given.
 func (it *iomapTest) mount(options string) error {
-	var out, stderr bytes.Buffer
-	cmd := &cobra.Command{}
-	cmd.SetOut(&out)
-	cmd.SetErr(&stderr)
-	o := mountOptions{askIomap: func(*mount.Target) mount.Iomap { return mount.Iomap{Known: true} }, verbose: it.verbose}
-	if options != "" {
-		o.options = []string{options}
+	args := []string{"mount"}
+	if it.verbose {
+		args = append(args, "-v")
 	}
-	err := mountImage(cmd, it.image, it.dir, o)
-	it.stderr = stderr.String() + out.String()
-	return err
+	if options != "" {
+		args = append(args, "-o", options)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = append(append([]string{"ext4box-with-iomap"}, args...), it.image, it.dir)
+	out, err := cmd.CombinedOutput()
+	it.stderr = string(out)
+	if err == nil {
+		return nil
+	}
+	text := strings.TrimSuffix(it.stderr, "\n")
+	if n := strings.LastIndexByte(text, '\n') + 1; n >= 0 {
+		it.stderr, text = it.stderr[:n], text[n:]
+	}
+	return &mount.Error{Status: cmd.ProcessState.ExitCode(), Err: errors.New(text)}
 }
 
 // loop is the loop device of the image, or "".

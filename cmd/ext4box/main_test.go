@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 		"mount.fuse.ext4box":  program,
 		"umount.fuse.ext4box": program,
 		"fsck.fuse.ext4box":   program,
+		"ext4box-with-iomap": func() {
+			askIomap = func(*mount.Target) mount.Iomap { return mount.Iomap{Known: true} }
+			program()
+		},
 	})
 }
 

@@ -28,9 +28,10 @@ type mountOptions struct {
 	sloppy    bool // of mount(8)'s helpers
 	fake      bool
 	namespace string
-
-	askIomap func(*mount.Target) mount.Iomap // nil: the kernel
 }
+
+// askIomap is the seam at which tests put a kernel that says it had fuse-iomap.
+var askIomap = (*mount.Target).AskIomap
 
 func newMountCommand() *cobra.Command {
 	var o mountOptions
@@ -87,8 +88,15 @@ func newMountHelperCommand() *cobra.Command {
 var errDataJournal = errors.New("mount option \"data=journal\": file data is not written through the journal; use data=ordered, which is the default")
 
 // mountImage is the unboxed half of a mount: it opens, mounts and hands over, and
-// reads nothing of the image.
+// reads nothing of the image. In the background another process does that.
 func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
+	var front *mount.Front
+	if !o.foreground && !o.fake {
+		var err error
+		if front, err = mount.Background(); front == nil {
+			return err
+		}
+	}
 	warn := func(err error) { fmt.Fprintf(cmd.ErrOrStderr(), "ext4box: warning: %v\n", err) }
 	if o.namespace != "" {
 		return errNamespace
@@ -155,8 +163,8 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	}
 	launch := mount.LaunchConfig{
 		Command: []string{"ext4box", "serve", source, dir},
-		Target:  target, Files: files, Warn: warn,
-		Request: mount.Request{Source: source, Options: opts, Foreground: o.foreground, Log: mount.LogText,
+		Front:   front, Target: target, Files: files, Warn: warn,
+		Request: mount.Request{Source: source, Options: opts, Log: mount.LogText,
 			Owner: uint32(os.Geteuid()), Group: uint32(os.Getegid())},
 	}
 	if !o.foreground || o.log != "" {
@@ -172,17 +180,15 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	if launch.Request.Config, err = json.Marshal(o.image); err != nil {
 		return err
 	}
-	var data mount.DataPath
-	launch.Serving = func(p mount.DataPath) { data = p }
-	launched = true
-	if err := mount.Launch(launch); err != nil {
-		return err
-	}
 	if o.verbose && !o.foreground {
-		fmt.Fprintf(cmd.OutOrStdout(), "ext4box: %s mounted on %s\n", source, dir)
-		fmt.Fprintf(cmd.OutOrStdout(), "ext4box: file data goes %s\n", data.Text)
+		launch.Ready = func(r mount.Ready) {
+			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: %s mounted on %s\n", source, dir)
+			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: file data goes %s\n", r.Data.Text)
+			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: the box of the server: %s\n", r.Box)
+		}
 	}
-	return nil
+	launched = true
+	return mount.Launch(launch)
 }
 
 // offerIomap finds out whether the kernel can move file data itself, if it is to.
@@ -199,11 +205,7 @@ func (o *mountOptions) offerIomap(target *mount.Target, opts *mount.Options) err
 		}
 		return nil
 	}
-	ask := o.askIomap
-	if ask == nil {
-		ask = (*mount.Target).AskIomap
-	}
-	kernel := ask(target)
+	kernel := askIomap(target)
 	o.image.Iomap.Why = kernel.Why
 	if opts.Iomap == mount.IomapOn {
 		return kernel.Refusal()

@@ -39,7 +39,7 @@ func newServeCommand() *cobra.Command {
 				return nil
 			}
 			if mount.Serve(os.Stdin, openService) != nil {
-				return errSilent // the launcher, or the log, has been told
+				return errSilent // the keeper, or the log, has been told
 			}
 			return nil
 		},
@@ -54,21 +54,20 @@ type service struct {
 	fs      *ext4.FS
 	request *mount.Request
 	iomap   server.Iomap
-	noIomap string       // why the kernel cannot move file data, as far as the launcher did not know
+	noIomap string       // why the kernel cannot move file data, as far as the keeper did not know
 	close   func() error // closes fs and what else belongs to the image, once
 	claim   *os.File     // on the device, if it is there
-	sealed  bool         // there are no more descriptors to be had
 }
 
 // openService opens the image, and its external journal, from the descriptors
-// that the launcher opened and locked.
+// that the keeper opened and locked.
 func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	var o imageOptions
 	if err := json.Unmarshal(r.Config, &o); err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, errors.New("the launcher sent no image")
+		return nil, errors.New("the keeper sent no image")
 	}
 	options := o.device(blockdev.LockNone) // whoever opened it has locked it
 	options.Name, _ = blockdev.ParseSpec(r.Source)
@@ -144,7 +143,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 		chosen <- mount.DataPath{Iomap: c.Iomap, Text: c.Path}
 	}
 	srv := server.New(s.fs, server.Options{
-		Logger: log, Owner: s.request.Owner, Owners: owners(s.request), AllowIdmap: s.request.Options.AllowIdmap, Destroy: func() { _ = s.close() }, // Close tells the error
+		Logger: log, Owner: s.request.Owner, InGroup: c.InGroup, Owners: owners(s.request), AllowIdmap: s.request.Options.AllowIdmap, Destroy: func() { _ = s.close() }, // Close tells the error
 		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
 		RootNode: c.RootNode, Iomap: s.iomap,
 	})
@@ -153,10 +152,10 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	if s.request.Options.Ext4.NoACL {
 		params.Flags &^= fuse.InitPosixACL
 	}
-	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{Sealed: s.sealed})
+	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{Spare: c.Spare, Sealed: true})
 	defer transport.Close()
 	session, err := fuse.NewSession(srv, transport, fuse.Options{
-		Params: params, Logger: log, Trace: s.request.Options.Debug,
+		Params: params, KernelMaxPages: s.request.MaxPages, Logger: log, Trace: s.request.Options.Debug,
 	})
 	if err != nil {
 		return err

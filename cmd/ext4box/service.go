@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ext4box/blockdev"
+	"ext4box/fuse"
 	"ext4box/mount"
 	"ext4box/mount/fuseservice"
 	"ext4box/sandbox"
@@ -168,7 +169,6 @@ func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
 	if fs, err = openService(&a.request, files); err != nil {
 		return c, nil, err
 	}
-	fs.(*service).sealed = true
 	o := &a.request.Options
 	if why := fs.ReadOnly(); why != "" && !o.ReadOnly() {
 		log.Warn("mounted read-only: "+why, "source", a.request.Source)
@@ -240,7 +240,7 @@ func (a *activation) parse(args []string) (image, dir string, err error) {
 	}
 	a.image.Iomap = iomapOptions{Mode: o.Iomap, Why: "a service cannot have the kernel move file data"}
 	a.table = tableOptions(a.options)
-	a.request = mount.Request{Source: image, Options: o, Log: mount.LogText, Foreground: true, Owner: uid, Group: gid}
+	a.request = mount.Request{Source: image, Options: o, Log: mount.LogText, Foreground: true, Owner: uid, Group: gid, MaxPages: fuse.KernelMaxPages()}
 	return image, dir, nil
 }
 
