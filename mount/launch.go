@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,13 +30,13 @@ type Request struct {
 	Foreground bool            `json:"foreground"` // end with the keeper
 	Owner      uint32          `json:"owner"`      // who mounts: what else only root may do, he may
 	Group      uint32          `json:"group"`      // and his group
-	Sandbox    sandbox.Options `json:"sandbox"`    // the zero value is the whole box
 
 	// What Launch finds out by itself.
-	PID      int  `json:"pid"`      // of the server, as others see it
-	MaxPages int  `json:"maxPages"` // limit of the pages of a request to FUSE
-	State    bool `json:"state"`    // there is a state file among the descriptors
-	Spare    int  `json:"spare"`    // as many of them are of /dev/fuse
+	Sandbox  sandbox.Options `json:"sandbox"`  // as Options say
+	PID      int             `json:"pid"`      // of the server, as others see it
+	MaxPages int             `json:"maxPages"` // limit of the pages of a request to FUSE
+	State    bool            `json:"state"`    // there is a state file among the descriptors
+	Spare    int             `json:"spare"`    // as many of them are of /dev/fuse
 }
 
 // spares is how many of the first message's descriptors are not the image's.
@@ -103,9 +104,8 @@ const stopPatience = 5 * time.Second
 // On error before that nothing is mounted and no server runs. Interrupt signals meanwhile
 // have the same effect, and [StatusInterrupted]. Later ones unmount; see [Serve].
 func Launch(c LaunchConfig) error {
-	if c.Request.Sandbox.Mode == "" {
-		c.Request.Sandbox.Mode = sandbox.Enforce
-	}
+	o := &c.Request.Options
+	c.Request.Sandbox = sandbox.Options{Mode: cmp.Or(o.Sandbox, sandbox.Enforce), Memory: o.MemLimit, OOMScore: o.OOMScore}
 	l := &launcher{LaunchConfig: c}
 	err := l.run()
 	if err != nil && !l.kept {
@@ -273,7 +273,7 @@ func (l *launcher) startServer() error {
 		return startError(err)
 	}
 	if l.Request.Sandbox.Mode == sandbox.Off {
-		l.Warn(errors.New("the server that reads the image is not contained (sandbox=off)"))
+		l.Warn(errors.New("the server that reads the image is not contained (--sandbox=off)"))
 	}
 	for _, m := range lacks {
 		l.lacking(m)
@@ -301,7 +301,7 @@ func serverEnv() (env []string) {
 // lacking warns of a part of the box that is not there.
 func (l *launcher) lacking(err error) {
 	l.lacks = append(l.lacks, err.Error())
-	l.Warn(fmt.Errorf("%w (sandbox=best-effort goes on without it)", err))
+	l.Warn(fmt.Errorf("%w (--sandbox=best-effort goes on without it)", err))
 }
 
 // box says how the server is contained.
@@ -318,7 +318,7 @@ func (l *launcher) box() string {
 // boxError is a refusal to go on without the whole box.
 func boxError(err error) error {
 	if _, ok := errors.AsType[*sandbox.Missing](err); ok {
-		err = fmt.Errorf("%w; 'sandbox=best-effort' mounts without what this machine lacks", err)
+		err = fmt.Errorf("%w; --sandbox=best-effort mounts without it", err)
 	}
 	return failedf("%w", err)
 }

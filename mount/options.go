@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/sandbox"
 )
 
 // FSType is the type of every mount this package makes, as /proc/self/mountinfo
@@ -30,7 +32,11 @@ type Options struct {
 	IomapMinor uint32 // the version 7.N of FUSE that is to be taken for one with fuse-iomap as it is known; 0: none
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's
 	Debug      bool   // log more
-	Service    string // the socket of the service that is to mount; empty: none
+
+	Sandbox  sandbox.Mode // how much of the box there must be; empty: all
+	MemLimit uint64       // upper bound of the server's memory in bytes; 0: none
+	OOMScore *int         // the server's oom_score_adj; nil: as inherited
+	Service  string       // the socket of the service that is to mount; empty: none
 
 	DataJournal bool // data=journal, which only a mount for reading can have
 

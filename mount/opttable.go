@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ext4box/fuse"
+	"ext4box/sandbox"
 )
 
 type argKind uint8
@@ -147,6 +148,26 @@ var options = map[string]option{
 		o.Service = v
 		return nil
 	}},
+	"sandbox": {arg: required, apply: func(o *Options, v string) (err error) {
+		o.Sandbox, err = sandbox.ParseMode(v)
+		return err
+	}},
+	"memlimit": {arg: required, apply: func(o *Options, v string) error {
+		n, err := ParseSize(v)
+		if err == nil && n < minMemLimit {
+			err = fmt.Errorf("%q is less than the %d MiB that a server takes", v, minMemLimit>>20)
+		}
+		o.MemLimit = uint64(n)
+		return err
+	}},
+	"oom_score_adj": {arg: required, apply: func(o *Options, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < -1000 || n > 1000 {
+			return fmt.Errorf("%q is not a number from -1000 to 1000", v)
+		}
+		o.OOMScore = &n
+		return nil
+	}},
 	"allow_root":   refused("the kernel has no such mode; use allow_other"),
 	"auto_unmount": refused("ext4box unmounts by itself when it is told to end"),
 	"nonempty":     {}, // always, as for any other mount
@@ -284,6 +305,9 @@ var options = map[string]option{
 	"abort":                 refused("this is for testing the kernel's ext4"),
 	"test_dummy_encryption": refused("this is for testing the kernel's ext4"),
 }
+
+// minMemLimit is the least memory limit in bytes that can be asked for.
+const minMemLimit = 64 << 20
 
 func parseNumber(s string) (int64, error) {
 	n, err := strconv.ParseUint(s, 10, 63)

@@ -78,6 +78,7 @@ func launchTest(image, dir, mode string) error {
 	}
 	o := Default()
 	o.Flags |= unix.MS_RDONLY
+	o.Sandbox = sandbox.Off // test/box_test.go is about the box
 	mode, insist := strings.CutPrefix(mode, "on ")
 	if insist {
 		o.Iomap = IomapOn
@@ -89,7 +90,7 @@ func launchTest(image, dir, mode string) error {
 		Env:     []string{"MOUNT_TEST_PART=serve"},
 		Front:   front,
 		Target:  target,
-		Request: Request{Source: image, Options: o, Config: config, Sandbox: sandbox.Options{Mode: sandbox.Off}},
+		Request: Request{Source: image, Options: o, Config: config},
 		Files:   []*os.File{f},
 		Iomap:   iomap, // what it takes does not take a kernel that has it
 		Warn: func(err error) {

@@ -13,6 +13,7 @@ import (
 
 	"ext4box/blockdev"
 	"ext4box/mount"
+	"ext4box/sandbox"
 )
 
 type mountOptions struct {
@@ -23,6 +24,7 @@ type mountOptions struct {
 	debug      bool
 	verbose    bool
 	log        string
+	sandbox    string
 	service    string
 
 	sloppy    bool // of mount(8)'s helpers
@@ -59,6 +61,7 @@ mount option iomap= in ext4box(1).`,
 	f.BoolVarP(&o.foreground, "foreground", "f", false, "stay until it is unmounted")
 	f.BoolVarP(&o.debug, "debug", "d", false, "log more; the same as -o debug")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say what was mounted")
+	f.StringVar(&o.sandbox, "sandbox", "", "how much of its box the server must have: `on`, best-effort or off; the same as -o sandbox=")
 	f.StringVar(&o.log, "log", "", "log to `FILE`, or syslog; syslog by default, standard error with -f")
 	f.StringVar(&o.service, "service", "", "have the service at `SOCKET` mount it; the same as -o service")
 	f.Lookup("service").NoOptDefVal = mount.ServiceSocket
@@ -106,6 +109,11 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		return err
 	}
 	opts.Debug = opts.Debug || o.debug
+	if o.sandbox != "" {
+		if opts.Sandbox, err = sandbox.ParseMode(o.sandbox); err != nil {
+			return &mount.Error{Status: mount.StatusUsage, Err: err}
+		}
+	}
 	if o.readOnly {
 		opts.Flags |= unix.MS_RDONLY
 	}
