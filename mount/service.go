@@ -180,7 +180,11 @@ func (e *serviceMounter) FSOpen(block bool) error {
 	return nil
 }
 
+// Source takes only names that the caller knows: the list of mounts is read by others.
 func (e *serviceMounter) Source(name string) error {
+	if name != e.want.Source && name != e.want.Options.FSName && !slices.Contains(e.want.Files, name) {
+		return unix.EPERM
+	}
 	e.source = name
 	return nil
 }

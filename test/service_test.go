@@ -571,7 +571,8 @@ func TestServiceHostile(t *testing.T) {
 			open("OPEN", "\x02\x41", img.Path, invalid), // O_WRONLY, O_CREAT, O_TRUNC
 			open("OPEN", "\x00\x02", img.Path, ok),
 			set("TYPE\x00\x00\x00\x00", ok),
-			set("NAME"+"a \x1b[31mname\x00", ok),
+			set("NAME"+"a \x1b[31mname\x00", perm),
+			set("NAME"+img.Path+"\x00", ok),
 			set("MNTP\x40\x00\x00\x00/etc\x00", invalid),
 			set("MNTP\x40\x00\x00\x00"+img.Path+"\x00", invalid),
 			set("MNTP\x80\x00\x00\x00"+dir+"\x00", busyDir),

@@ -80,6 +80,17 @@ func allowOther() Check {
 		"only if others shall see a user's mounts: add the line user_allow_other to /etc/fuse.conf")
 }
 
+// service looks for the socket of the system service.
+func service() Check {
+	const name = "service"
+	st, err := os.Stat(mount.ServiceSocket)
+	if err == nil && st.Mode().Type() == os.ModeSocket {
+		return yes(name, mount.ServiceSocket+" is there, for 'ext4box mount --service'")
+	}
+	return no(name, "there is no socket "+mount.ServiceSocket,
+		"only for mounts by a system service: systemctl enable --now ext4box.socket")
+}
+
 // Flags of FUSE_INIT that the kernel offers.
 const (
 	flagPassthrough = 1 << 37

@@ -38,6 +38,7 @@ func All(o Options) []Check {
 		devFuse(),
 		fusermount(),
 		allowOther(),
+		service(),
 		fuse.version(),
 		fuse.feature("passthrough", flagPassthrough, "Linux 6.9", ""),
 		ioUring(),
