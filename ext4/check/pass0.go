@@ -41,15 +41,14 @@ func (c *checker) pass0() error {
 // descPlaces sees whether bitmaps and inode tables are where they can be, and
 // turns to the copies of the descriptors if not.
 func (c *checker) descPlaces(b *batch) error {
-	g := &c.geo
 	primary := c.sbBlock
 	bad, err := c.descsBad(b, true)
-	if err != nil || !bad {
+	if err != nil && err != errStop || !bad {
 		return err
 	}
-	if c.backupSuper() {
+	if stop := err; c.backupSuper() {
 		again, err := c.descsBad(b, false)
-		if err != nil {
+		if err == errStop && stop == errStop || err != nil && err != errStop {
 			return err
 		}
 		if !again {
@@ -59,8 +58,7 @@ func (c *checker) descPlaces(b *batch) error {
 	}
 	c.sbBlock = primary
 	c.descs.blocks = nil
-	_ = g
-	return nil
+	return err
 }
 
 // backupSuper turns to the first copy of the superblock and descriptors.
@@ -76,7 +74,9 @@ func (c *checker) backupSuper() bool {
 	return false
 }
 
-// descsBad tells whether a descriptor points where it cannot.
+// descsBad tells whether a descriptor points where it cannot. It is errStop if there
+// are descriptors that cannot be read: groups that are not on the device are as many
+// as a superblock says, and nothing bounds the time that they take.
 func (c *checker) descsBad(b *batch, tell bool) (bad bool, err error) {
 	g := &c.geo
 	flex := c.sb.Incompat&disk.IncompatFlexBG != 0
@@ -110,9 +110,10 @@ func (c *checker) descsBad(b *batch, tell bool) (bad bool, err error) {
 		if tell {
 			b.group(class, group, "the place of group %d's %s is impossible", group, what)
 		}
-		if len(b.list) >= c.opt.Findings {
-			break
+		if !ok {
+			return true, errStop
 		}
+		break
 	}
 	return bad, nil
 }
