@@ -171,7 +171,7 @@ func mutantShapes() []testimage.Config {
 // TestMutants: on structural mutants the two agree, nearly always. With
 // EXT4BOX_CHECK_MUTANTS=N it is N of each shape, from EXT4BOX_CHECK_SEED on.
 func TestMutants(t *testing.T) {
-	n, seed := 20, uint64(0)
+	n, seed := 10, uint64(0)
 	if s := os.Getenv("EXT4BOX_CHECK_MUTANTS"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}

@@ -192,3 +192,29 @@ func TestDirs(t *testing.T) {
 		})
 	}
 }
+
+// TestDirNames: a name that is in two blocks of a directory without an index is
+// found, however few names may be remembered; e2fsck does not look.
+func TestDirNames(t *testing.T) {
+	files := map[string]string{}
+	for i := range 4000 {
+		files[fmt.Sprintf("d/name of file %04d", i)] = ""
+	}
+	image := e2test.Image(t, 16<<20, "-t", "ext2", "-b", "1024", "-N", "5000", "-O", "^dir_index", "-d", e2test.Tree(t, files))
+	blocks := len(strings.Fields(e2test.Debugfs(t, image, "blocks /d")))
+	name := func(block int) string {
+		var phys int64
+		fmt.Sscan(e2test.Debugfs(t, image, fmt.Sprintf("bmap /d %d", block)), &phys)
+		b := e2test.Bytes(t, image, phys*1024, 1024)
+		e, _ := disk.DecodeDirEntry(b, 0, true)
+		return string(e.Name)
+	}
+	want := name(1)
+	(&dirPatch{"/d", blocks - 5, "leaf", []string{"8:" + hex.EncodeToString([]byte(want))}}).apply(t, image)
+	for _, memory := range []int64{1 << 20, 64 << 20} {
+		r := checkImage(t, image, check.Options{Memory: memory, Workers: 2})
+		if len(r.Findings) != 1 || r.Findings[0].Class != check.EntryDuplicate || !strings.Contains(r.Findings[0].Text, want) {
+			t.Errorf("with %d bytes of memory: %+v", memory, r.Findings)
+		}
+	}
+}

@@ -36,6 +36,8 @@ type dirScan struct {
 	desc      disk.GroupDesc
 	descKnown bool
 
+	namesOnly bool // is read again for the names alone
+
 	onLink func(link) // is only told of entries for directories that have several; nothing is reported
 }
 
@@ -51,12 +53,13 @@ func (s *dirScan) reset(in *inode, f fact) {
 	s.raw = in.is(disk.FlagEncrypt)
 	s.fold = in.is(disk.FlagCasefold) && s.c.sb.Incompat&disk.IncompatCasefold != 0
 	s.index.reset(in.is(disk.FlagIndex) && s.c.sb.Compat&disk.CompatDirIndex != 0)
-	s.all.reset()
+	blocks := in.Size >> s.c.geo.BlockBits
+	s.all.reset(blocks > 1 && !s.index.on && !in.is(disk.FlagInlineData), s.c.opt.Memory/16/int64(s.c.opt.Workers))
 }
 
 // add reports a finding at a place.
 func (s *dirScan) add(class Class, p place, format string, args ...any) {
-	if s.onLink != nil && class != EntryDirLink {
+	if s.onLink != nil && class != EntryDirLink || s.namesOnly && class != EntryDuplicate {
 		return
 	}
 	f := Finding{Class: class, Ino: s.in.ino, Text: fmt.Sprintf(format, args...), stage: p.stage, at: p.at}
@@ -84,7 +87,7 @@ func (s *dirScan) directory() error {
 		end := min(m.logical+m.n, limit)
 		for blk := max(m.logical, next); blk < end && err == nil; {
 			n := min(end-blk, readAhead)
-			if !spend(&s.c.dirBlocks, int64(n)) {
+			if !s.namesOnly && !spend(&s.c.dirBlocks, int64(n)) {
 				stopped = true
 				return false
 			}
@@ -105,7 +108,17 @@ func (s *dirScan) directory() error {
 		return nil
 	}
 	s.index.finish(s)
-	return nil
+	if s.namesOnly || s.onLink != nil {
+		return nil
+	}
+	return s.all.finish(s)
+}
+
+// again reads the directory for its names alone.
+func (s *dirScan) again() error {
+	s.namesOnly = true
+	defer func() { s.namesOnly = false }()
+	return s.directory()
 }
 
 // sharedDirBlocks says that not all directories were examined.
@@ -251,6 +264,10 @@ func (s *dirScan) entry(p place, kind blockKind, b []byte, off int, e *disk.DirE
 		s.dotdot(p, b, off, e)
 	}
 	if e.Inode == 0 {
+		return nil
+	}
+	if s.namesOnly {
+		s.checkNames(p, e, state)
 		return nil
 	}
 	what := func() string {
@@ -423,6 +440,25 @@ func (s *dirScan) checkDuplicate(p place, e *disk.DirEntry, what func() string) 
 		return
 	}
 	s.names[string(name)] = true
+	if s.all.on {
+		s.all.add(name, p.block)
+	}
+}
+
+// checkNames looks for a name in the blocks before.
+func (s *dirScan) checkNames(p place, e *disk.DirEntry, state int) {
+	if state < 2 || e.Inode > s.c.geo.InodesCount {
+		return
+	}
+	name := e.Name
+	if s.fold && !s.raw {
+		if f, err := casefold.Fold(s.folded[:0], name); err == nil {
+			s.folded, name = f, f
+		}
+	}
+	if first, again := s.all.add(name, p.block); again {
+		s.add(EntryDuplicate, p, "entry %s in block #%d of directory inode %d is in block #%d as well", s.quoted, p.block, s.in.ino, first)
+	}
 }
 
 // inline examines a directory inside its inode.

@@ -21,8 +21,6 @@ func (c *checker) pass2() error {
 	if i, ok := c.dirs.place(disk.InoRoot); ok {
 		c.dirs.parents[i] = disk.InoRoot
 	}
-	// No block belongs to two directories, unless pass 1 has said so.
-	c.dirBlocks.Store(int64(min(c.geo.BlocksCount, 1<<62)))
 	from := len(c.rep.Findings)
 	if err := c.eachDir(func(s *dirScan) error { return s.directory() }); err != nil {
 		return err
@@ -38,6 +36,8 @@ func (c *checker) pass2() error {
 
 // eachDir calls fn for every directory, from several goroutines.
 func (c *checker) eachDir(fn func(*dirScan) error) error {
+	// No block belongs to two directories, unless pass 1 has said so.
+	c.dirBlocks.Store(int64(min(c.geo.BlocksCount, 1<<62)))
 	scans := sync.Pool{New: func() any { return newDirScan(c) }}
 	return c.parallel(uint64(c.geo.Groups), "groups", func(unit uint64, b *batch) error {
 		s := scans.Get().(*dirScan)
