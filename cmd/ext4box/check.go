@@ -18,6 +18,7 @@ import (
 
 	"ext4box/blockdev"
 	"ext4box/ext4/check"
+	"ext4box/sandbox"
 )
 
 type checkOptions struct {
@@ -29,10 +30,11 @@ type checkOptions struct {
 	json              bool
 	quiet, verbose    bool
 	progress          bool
+	sandbox           sandbox.Mode
 }
 
 func newCheckCommand() *cobra.Command {
-	var o checkOptions
+	o := checkOptions{sandbox: sandbox.BestEffort}
 	cmd := &cobra.Command{
 		Use:   "check IMAGE",
 		Short: "Look for damage in an image, without changing it",
@@ -56,6 +58,7 @@ not be read, 16 the command cannot be understood, 32 interrupted.`,
 	o.memory = check.DefaultMemory
 	f.Var(&o.memory, "memory", "how many `BYTES` the check may remember")
 	f.IntVar(&o.findings, "max-findings", 10_000, "show up to `N` findings; the others are counted")
+	f.StringVar((*string)(&o.sandbox), "sandbox", string(o.sandbox), "how much of its box the check must have: `on`, best-effort or off")
 	o.addImageFlags(f)
 	return cmd
 }
@@ -72,7 +75,7 @@ func (o *checkOptions) addImageFlags(f *pflag.FlagSet) {
 // fuse.ext4box: fsck.fuse.ext4box [-anprfyvVdtT] [-C FD] IMAGE. Whatever it is asked
 // to do about damage, it only looks.
 func newFsckHelperCommand() *cobra.Command {
-	var o checkOptions
+	o := checkOptions{sandbox: sandbox.BestEffort}
 	var fd string
 	cmd := &cobra.Command{
 		Use: "fsck-helper IMAGE", Hidden: true, Args: checkUsage(argCount(1, 1)),
@@ -131,6 +134,9 @@ func runCheck(cmd *cobra.Command, image string, o checkOptions) error {
 	if o.workers < 0 || o.findings < 0 || o.memory < 1<<20 {
 		return &statusError{check.ExitUsage, errors.New("--jobs and --max-findings cannot be negative, --memory not below 1M")}
 	}
+	if _, err := sandbox.ParseMode(string(o.sandbox)); err != nil {
+		return &statusError{check.ExitUsage, err}
+	}
 	dev, warning, err := openChecked(image, &o)
 	if err != nil {
 		return failed(err)
@@ -143,6 +149,12 @@ func runCheck(cmd *cobra.Command, image string, o checkOptions) error {
 			return failed(fmt.Errorf("external journal: %w", err))
 		}
 		defer journal.Close()
+	}
+	// From here on the image is read, by a process that can do nothing but that and
+	// write what it has found. It has no namespaces of its own, and is not put there
+	// with less than it asks for because of that.
+	if _, _, err := sandbox.Enter(sandbox.Options{Mode: o.sandbox, Service: true}); err != nil {
+		return failed(err)
 	}
 	ctx, stop := interruptible()
 	defer stop()
