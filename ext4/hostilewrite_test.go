@@ -11,6 +11,7 @@ import (
 	"ext4box/ext4"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/disktest"
+	"ext4box/ext4/mutate"
 	"ext4box/internal/testimage"
 )
 
@@ -56,8 +57,11 @@ func TestHostileCircle(t *testing.T) {
 func TestInodeInUseMarkedFree(t *testing.T) {
 	img := testimage.Build(t, t.TempDir(), testimage.Config{
 		Name: "image", Size: 12 << 20, Args: strings.Fields("-t ext4 -b 1024 -J size=1"), Level: testimage.Small})
-	v := newVictim(t, img)
-	fs, err := ext4.Open(v.device(), ext4.Options{ReadOnly: true})
+	base, err := mutate.Load(img.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := ext4.Open(base.Craft("sound", func(*mutate.Editor) {}).Device(), ext4.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,19 +76,11 @@ func TestInodeInUseMarkedFree(t *testing.T) {
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	dev := v.device()
-	group, index := v.geo.InodeGroup(uint32(file))
-	raw := make([]byte, v.geo.DescSize)
-	dev.ReadAt(raw, v.descAt(group))
-	d := disk.DecodeGroupDesc(raw)
-	bitmap := v.read(dev, d.InodeBitmap)
-	disk.Bitmap(bitmap).ClearRange(index, 1)
-	dev.WriteAt(bitmap, int64(d.InodeBitmap)<<v.geo.BlockBits)
-	d.FreeInodes++
-	disk.EncodeGroupDesc(raw, &d)
-	dev.WriteAt(raw, v.descAt(group))
-	v.seal(dev)
-
+	dev := base.Craft("an inode in use is free", func(e *mutate.Editor) {
+		group, index := base.Geometry().InodeGroup(uint32(file))
+		e.InodeBitmap(group, func(m disk.Bitmap) { m.ClearRange(index, 1) })
+		e.Desc(group, func(d *disk.GroupDesc) { d.FreeInodes++ })
+	}).Device()
 	fs, err = ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -131,14 +127,15 @@ func TestClusterOfOthers(t *testing.T) {
 	img := testimage.Build(t, t.TempDir(), testimage.Config{
 		Name: "image", Size: 12 << 20, Args: strings.Fields("-t ext4 -b 1024 -C 16384 -J size=1 -N 1032 -O bigalloc"),
 		Level: testimage.Small, Oracle: testimage.Debugfs})
-	v := newVictim(t, img)
-	sound := v.device()
-	d := v.desc(sound, 0)
-	own := d.InodeTable + uint64(v.geo.InodeTableBlocks) - 1
+	base, err := mutate.Load(img.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := base.Desc(0).InodeTable + uint64(base.Geometry().InodeTableBlocks) - 1
 	if (own+1)%16 == 0 {
 		t.Fatalf("the inode table ends with a cluster, at %d", own)
 	}
-	fs, err := ext4.Open(v.device(), ext4.Options{ReadOnly: true})
+	fs, err := ext4.Open(base.Craft("sound", func(*mutate.Editor) {}).Device(), ext4.Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,11 +144,12 @@ func TestClusterOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	fs.Close()
-	raw := v.rawInode(sound, uint32(file))
-	copy(raw[0x28:], disktest.ExtentNode(60, 0, disktest.Written(uint32(own%16)+1, 1, own+1)))
-	sound.WriteAt(raw, v.inodeAt(sound, uint32(file)))
-	v.seal(sound)
-	dev := &watchedDevice{Mem: sound, fixed: v.fixed, bits: v.geo.BlockBits}
+	sound := base.Craft("a cluster of others", func(e *mutate.Editor) {
+		e.Inode(uint32(file), func(raw []byte) {
+			copy(raw[0x28:], disktest.ExtentNode(60, 0, disktest.Written(uint32(own%16)+1, 1, own+1)))
+		})
+	}).Device()
+	dev := &guard{Mem: sound, may: allowanceOf(sound)}
 	fs, err = ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
 	if err != nil {
 		t.Fatal(err)

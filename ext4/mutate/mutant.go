@@ -19,6 +19,7 @@ type Mutant struct {
 	What   []string // was done, in the order in which it was
 	Sealed bool     // checksums were put right
 	Logged bool     // what was done comes with the recovery of the journal
+	Inodes []uint32 // whose structures changed, sorted
 	Size   int64    // of the image, in bytes; less than that of the base where it was cut off
 
 	pages map[int64][]byte
@@ -60,7 +61,7 @@ func (c *choices) Uint64() uint64 {
 }
 
 func (b *Base) mutate(rng *rand.Rand) *Mutant {
-	w := &work{b: b, rng: rng, pages: make(map[int64][]byte), isStale: make(map[int]bool), adopted: make(map[int]uint32), size: int64(len(b.data))}
+	w := newWork(b, rng)
 	n := 1
 	if w.chance(2, 5) {
 		n = 2 + rng.IntN(7)
@@ -73,6 +74,7 @@ func (b *Base) mutate(rng *rand.Rand) *Mutant {
 	}
 	w.keepAway()
 	m := &Mutant{Base: b}
+	hit := w.owners()
 	if m.Sealed = !w.chance(1, 8); m.Sealed {
 		w.seal()
 		if w.chance(1, 8) {
@@ -80,7 +82,19 @@ func (b *Base) mutate(rng *rand.Rand) *Mutant {
 		}
 	}
 	m.What, m.Size, m.pages = w.what, w.size, w.pages
+	m.Inodes = hit
 	return m
+}
+
+// owners are the inodes whose structures changed.
+func (w *work) owners() (list []uint32) {
+	for _, i := range w.stale {
+		if ino := w.b.sites[i].owner; ino != 0 && !slices.Contains(list, ino) {
+			list = append(list, ino)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // keepAway undoes what only makes opening slow or impossible by design: a filesystem that
@@ -90,6 +104,10 @@ func (w *work) keepAway() {
 	if bits := le.Uint32(raw[0x60:]); disk.Incompat(bits)&disk.IncompatMMP != w.b.sb.Incompat&disk.IncompatMMP {
 		le.PutUint32(raw[0x60:], bits^uint32(disk.IncompatMMP))
 		w.write(disk.SuperblockOffset, raw)
+	}
+	if len(w.b.of[kindMMP]) > 0 {
+		s := &w.b.sites[w.b.of[kindMMP][0]]
+		w.write(s.off+4, w.b.data[s.off+4:][:4])
 	}
 }
 

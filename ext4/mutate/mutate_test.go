@@ -40,15 +40,11 @@ func bases(t *testing.T) map[string]*Base {
 	return list
 }
 
-func newWork(b *Base) *work {
-	return &work{b: b, rng: rand.New(rand.NewPCG(1, 1)), pages: make(map[int64][]byte), isStale: make(map[int]bool), adopted: make(map[int]uint32), size: int64(len(b.data))}
-}
-
 // TestSealed: putting the checksums of a sound image right changes nothing.
 func TestSealed(t *testing.T) {
 	kinds := make(map[kind]bool)
 	for name, b := range bases(t) {
-		w := newWork(b)
+		w := newWork(b, rand.New(rand.NewPCG(1, 1)))
 		for i := range b.sites {
 			kinds[b.sites[i].kind] = true
 			w.change(i, func([]byte) {})
@@ -82,7 +78,7 @@ func TestLog(t *testing.T) {
 		if name == "mmp" {
 			continue // for which e2fsck takes its time
 		}
-		w := newWork(b)
+		w := newWork(b, rand.New(rand.NewPCG(1, 1)))
 		w.change(b.of[kindSuper][0], func(raw []byte) { copy(raw[0x78:], "from the log\x00") })
 		w.seal()
 		if !w.throughLog() {
@@ -135,7 +131,7 @@ func TestMutants(t *testing.T) {
 			t.Errorf("%s: only %d of 300 differ from the base", name, differ)
 		}
 		for _, s := range shapes {
-			w := newWork(b)
+			w := newWork(b, rand.New(rand.NewPCG(1, 1)))
 			for range 20 {
 				s.make(w)
 			}

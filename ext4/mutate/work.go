@@ -26,6 +26,10 @@ type work struct {
 	adopted map[int]uint32
 }
 
+func newWork(b *Base, rng *rand.Rand) *work {
+	return &work{b: b, rng: rng, pages: make(map[int64][]byte), isStale: make(map[int]bool), adopted: make(map[int]uint32), size: int64(len(b.data))}
+}
+
 func (w *work) note(format string, args ...any) {
 	w.what = append(w.what, fmt.Sprintf(format, args...))
 }

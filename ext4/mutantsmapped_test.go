@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"regexp"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -20,32 +18,35 @@ import (
 	"ext4box/blockdev"
 	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
+	"ext4box/ext4/mutate"
 	"ext4box/fuse"
 	"ext4box/fuse/fusetest/vfs"
 	"ext4box/server"
 )
 
-// TestDamageMapped damages images as TestDamageWritten does, and has a modelled kernel mount them that
-// moves file data itself. Beside what must not be there either, the server keeps to the protocol whatever
-// the image says, and no mapping leads the kernel to write to what is the filesystem's own.
+// TestMutantsMapped has a modelled kernel mount mutants that moves file data itself. Beside what must not be in
+// TestMutants either, the server keeps to the protocol whatever the image says, and no mapping leads the kernel to
+// write to what is the filesystem's own.
 //
-// The variables are those of TestDamageWritten.
-func TestDamageMapped(t *testing.T) {
+// The variables are those of TestMutants.
+func TestMutantsMapped(t *testing.T) {
 	if testing.Short() {
-		t.Skip("not under the race detector: see TestDamageWritten")
+		t.Skip("not under the race detector: see TestMutants")
 	}
-	eachVictim(t, 6, func(t *testing.T, v *victim, count int, seed uint64) {
+	eachBase(t, 6, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
 		var sum mappedSum
 		for i := range count {
-			n := seed + uint64(i)
-			t.Run(fmt.Sprint(n), func(t *testing.T) { attackMapped(t, v, n, &sum) })
+			m := base.Mutant(seed + uint64(i))
+			t.Run(fmt.Sprint(m.Seed), func(t *testing.T) {
+				mapAttack(t, m.Device(), again(t, m), rand.New(rand.NewPCG(m.Seed, 78)), &sum)
+			})
 			if t.Failed() {
 				break
 			}
 		}
-		t.Logf("%d images from seed %d on: %d not opened, %d with data through the server, %d operations done, %d refused, %d writes of data",
+		t.Logf("%d mutants from seed %d on: %d not opened, %d with data through the server, %d operations done, %d refused, %d writes of data",
 			count, seed, sum.closed.Load(), sum.moved.Load(), sum.done.Load(), sum.failed.Load(), sum.writes.Load())
-		if !t.Failed() && (sum.done.Load() == 0 || sum.failed.Load() == 0 || sum.writes.Load() == 0) {
+		if !t.Failed() && (sum.done.Load() == 0 || sum.failed.Load() == 0) {
 			t.Error("this tests nothing")
 		}
 	})
@@ -54,85 +55,17 @@ func TestDamageMapped(t *testing.T) {
 // mappedSum adds up what became of images that a kernel mounted.
 type mappedSum struct{ closed, moved, done, failed, writes atomic.Int64 }
 
-// kernelData is the device as the kernel has it: nothing but file data is written to it.
-type kernelData struct {
-	*watchedDevice
-	sum *mappedSum
-}
-
-func (d kernelData) WriteAt(p []byte, off int64) (int, error) {
-	d.sum.writes.Add(1)
-	if !d.check(off, int64(len(p))) {
-		return 0, syscall.EIO
-	}
-	return d.Mem.WriteAt(p, off)
-}
-
-// check notes if a range is not one for data.
-func (d kernelData) check(off, n int64) bool {
-	if off < 0 || n < 0 || off+n > d.Size() {
-		d.note(fmt.Errorf("the kernel writes %d bytes at %d\n%s", n, off, debug.Stack()))
-		return false
-	}
-	for b := off >> d.bits; b <= (off+n-1)>>d.bits; b++ {
-		if d.fixed[b] {
-			d.note(fmt.Errorf("the kernel writes data to block %d, which is the filesystem's own\n%s", b, debug.Stack()))
-			break
-		}
-	}
-	return true
-}
-
-// attackMapped damages the image as the seed says, mounts it and works on it.
-func attackMapped(t *testing.T, v *victim, seed uint64, sum *mappedSum) {
-	rng := rand.New(rand.NewPCG(seed, 78))
-	dev := v.device()
-	var what []string
-	fixed := false
-	for range 1 + rng.IntN(3) {
-		w, f := v.damage(rng, dev)
-		what = append(what, w)
-		fixed = fixed || f
-	}
-	if rng.IntN(8) > 0 {
-		v.seal(dev)
-	}
-	mapAttack(t, dev, v, fixed, strings.Join(what, "; "), rng, sum)
-}
-
-// mapAttack mounts a damaged device and works on it. own says that the image tells other blocks to be the
-// filesystem's own than those that are.
-func mapAttack(t *testing.T, dev *blocktest.Mem, v *victim, own bool, what string, rng *rand.Rand, sum *mappedSum) {
-	watched := &watchedDevice{Mem: dev}
-	if !own {
-		watched.fixed, watched.bits = v.fixed, v.geo.BlockBits
-	}
-	name := fmt.Sprintf("%s (%s)", t.Name(), what)
-	if os.Getenv("EXT4BOX_DAMAGE_TRACE") != "" {
-		fmt.Fprintln(os.Stderr, name)
-	}
-	finished := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				finished <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			}
-		}()
-		finished <- workMounted(t, watched, rng, sum)
-	}()
-	select {
-	case err := <-finished:
-		if err = errors.Join(err, watched.wrong()); err != nil || t.Failed() {
-			t.Errorf("%s: %v", name, err)
-		}
-	case <-time.After(damageTime):
-		stacks := make([]byte, 1<<20)
-		panic(fmt.Sprintf("%s: does not end\n%s", name, stacks[:runtime.Stack(stacks, true)]))
+// mapAttack mounts a damaged device, whose name it is given, and works on it.
+func mapAttack(t *testing.T, dev *blocktest.Mem, name string, rng *rand.Rand, sum *mappedSum) {
+	g := &guard{Mem: dev, may: allowanceOf(dev)}
+	err := bounded(name, func() error { return workMounted(t, g, rng, sum) })
+	if err = errors.Join(err, g.wrong()); err != nil || t.Failed() {
+		t.Errorf("%s\n%v", name, err)
 	}
 }
 
 // workMounted serves a device to a kernel, from which users do all kinds of things with files.
-func workMounted(t *testing.T, dev *watchedDevice, rng *rand.Rand, sum *mappedSum) error {
+func workMounted(t *testing.T, dev *guard, rng *rand.Rand, sum *mappedSum) error {
 	const deviceFD = 77
 	o := ext4.Options{CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, ReadOnly: rng.IntN(4) == 0}
 	if rng.IntN(2) == 0 {
@@ -157,7 +90,7 @@ func workMounted(t *testing.T, dev *watchedDevice, rng *rand.Rand, sum *mappedSu
 	if !m.Iomap() {
 		sum.moved.Add(1)
 	}
-	u := &mountedUser{m: m, data: data, sum: sum, rng: rng, paths: new(sync.RWMutex), end: time.Now().Add(damageTime / 4)}
+	u := &mountedUser{m: m, data: data, sum: sum, rng: rng, paths: new(sync.RWMutex), end: time.Now().Add(mutantTime / 4)}
 	u.explore("", 0)
 	var users sync.WaitGroup
 	bad := make([]error, 2)
@@ -365,7 +298,7 @@ func (u *mountedUser) step() {
 				list, err := f.SwapOn()
 				if err == nil {
 					for _, e := range list {
-						u.data.check(int64(e.Addr), int64(e.Length))
+						u.data.check("a swap file", int64(e.Addr), int64(e.Length), true)
 					}
 					err = f.SwapOff()
 				}

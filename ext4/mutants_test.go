@@ -1,13 +1,13 @@
 package ext4_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -20,55 +20,73 @@ import (
 	"time"
 
 	"ext4box/blockdev"
-	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
-	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/mutate"
 	"ext4box/internal/testimage"
 	"ext4box/iomap"
 )
 
-// damageShapes are the kinds of filesystem that TestDamageWritten damages.
-var damageShapes = []struct {
-	name, args string
-	oracle     testimage.Oracle // who fills it
-}{
-	{"crashed", "-t ext4 -b 1024 -J size=1 -N 1024 -O ^metadata_csum,^64bit", testimage.Kernel},
-	{"crashed-orphanfile", "-t ext4 -b 1024 -J size=1 -N 1024 -O orphan_file,quota,^metadata_csum -E orphan_file_size=4", testimage.Debugfs},
-	{"ext4", "-t ext4 -b 4096 -J size=4 -N 1024", testimage.Kernel},
-	{"nocsum", "-t ext4 -b 1024 -J size=1 -N 1024 -O ^metadata_csum,^64bit", testimage.Kernel},
-	{"nojournal", "-t ext4 -b 1024 -N 1024 -O ^has_journal,^metadata_csum,large_dir", testimage.Kernel},
-	{"ext3", "-t ext3 -b 1024 -J size=1 -N 1024", testimage.Kernel},
-	{"inline", "-t ext4 -b 1024 -I 256 -J size=1 -N 1024 -O inline_data,^metadata_csum", testimage.Kernel},
-	{"inline-csum", "-t ext4 -b 1024 -I 512 -J size=1 -N 1024 -O inline_data", testimage.Kernel},
-	{"quota", "-t ext4 -b 1024 -J size=1 -N 1024 -O quota,project,^metadata_csum -E quotatype=usrquota:grpquota:prjquota", testimage.Debugfs},
-	{"orphanfile", "-t ext4 -b 1024 -J size=1 -N 1024 -O orphan_file,^metadata_csum -E orphan_file_size=4", testimage.Kernel},
-	{"orphanfile-csum", "-t ext4 -b 1024 -J size=1 -N 1024 -O orphan_file,quota -E orphan_file_size=4", testimage.Debugfs},
-	{"casefold", "-t ext4 -b 1024 -J size=1 -N 1024 -O casefold,encrypt,^metadata_csum", testimage.Debugfs},
-	{"ea_inode", "-t ext4 -b 1024 -J size=1 -N 1024 -O ea_inode,^metadata_csum", testimage.Kernel},
-	{"bigalloc", "-t ext4 -b 1024 -C 4096 -J size=1 -N 1024 -O bigalloc,^metadata_csum", testimage.Kernel},
+// mutantConfigs are the shapes of filesystem that mutants are made of: all rich ones of the matrix that fit into a
+// small image, and some with work left in their journal. What a mutant costs is what is in the image, so they are as
+// small as they can be with everything in them.
+func mutantConfigs() (list []testimage.Config) {
+	for _, c := range testimage.Configs() {
+		switch {
+		case c.ExternalJournal || c.Name == "tiny":
+			continue // the journal is on another device; not rich
+		case c.Name == "8k" || c.Name == "16k":
+			c.Size = 32 << 20
+		case c.Name == "32k" || c.Name == "64k" || c.Name == "64k-ext2":
+			continue // no less than 100 MiB
+		default:
+			c.Size = 12 << 20
+		}
+		if c.Name == "bigalloc" || c.Name == "bigalloc-1k-16k" || c.Name == "everything" || c.Name == "fastcommit" {
+			c.Size = 24 << 20
+		}
+		c.Level, c.BigDir = testimage.Small, 0
+		if !slices.Contains(c.Args, "-N") {
+			c.Args = append(slices.Clone(c.Args), "-N", "1024")
+		}
+		list = append(list, c)
+	}
+	dirty := func(name, args string, oracle testimage.Oracle) {
+		list = append(list, testimage.Config{Name: name, Size: 12 << 20, Args: strings.Fields(args), Level: testimage.Small, Oracle: oracle})
+	}
+	dirty("dirty", "-t ext4 -b 1024 -J size=1 -N 1024", testimage.Kernel)
+	dirty("dirty-nocsum", "-t ext4 -b 1024 -J size=1 -N 1024 -O ^metadata_csum,^64bit", testimage.Kernel)
+	dirty("dirty-orphanfile", "-t ext4 -b 1024 -J size=1 -N 1024 -O orphan_file,quota,^metadata_csum -E orphan_file_size=4", testimage.Debugfs)
+	dirty("orphanfile-quota", "-t ext4 -b 1024 -J size=1 -N 1024 -O orphan_file,quota,project -E orphan_file_size=4,quotatype=usrquota:grpquota:prjquota", testimage.Debugfs)
+	dirty("casefold-1k", "-t ext4 -b 1024 -J size=1 -N 1024 -O casefold,encrypt,^metadata_csum", testimage.Debugfs)
+	return list
 }
 
-// TestDamageWritten damages small rich images in several places at a time, with
-// checksums that are right, and works on what is left as if it were sound, from
-// two sides at once. Nothing may panic, take long or much memory, or fail without
-// an errno; data does not go where the filesystem keeps its own.
+// fewMutants are those that "make test" takes.
+var fewMutants = []string{"1k", "ext3", "nocsum", "inlinedata-1k-inode1024", "eainode-1k", "quota", "bigalloc-8k", "metabg-smallgroups", "fastcommit", "dirty", "dirty-orphanfile",
+	"orphanfile-quota", "casefold-1k"}
+
+// TestMutants opens mutants of rich images for reading and reads all there is, then opens them for writing and works on
+// them as if they were sound, from two sides at once. Nothing may panic, take long or much memory, fail without an
+// errno, leave a goroutine behind, or write where the mutant does not allow it (see guard).
 //
-// EXT4BOX_DAMAGE is the number of images of each shape, EXT4BOX_DAMAGE_SEED the
-// seed of the first; EXT4BOX_DAMAGE_TRACE prints each before it is opened.
-func TestDamageWritten(t *testing.T) {
+// EXT4BOX_MUTANTS is the number of mutants of each image, and then of all images; EXT4BOX_MUTANTS_SEED is the seed of the
+// first one, EXT4BOX_MUTANTS_OF a regular expression of the images. A failure says how to have that one again.
+func TestMutants(t *testing.T) {
 	if testing.Short() {
 		// That a block of two owners is changed by one while the other reads it is
 		// no fault here, and one for the race detector.
 		t.Skip("not under the race detector")
 	}
-	eachVictim(t, 25, func(t *testing.T, v *victim, count int, seed uint64) {
+	var total mutantSum
+	eachBase(t, 25, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
 		seeds := make(chan uint64)
-		var sum damageSum
+		var sum mutantSum
 		var wg sync.WaitGroup
+		start := time.Now()
 		for range runtime.GOMAXPROCS(0) {
 			wg.Go(func() {
 				for n := range seeds {
-					attack(t, v, n, &sum)
+					attack(t, base.Mutant(n), rand.New(rand.NewPCG(n, 77)), &sum)
 				}
 			})
 		}
@@ -80,80 +98,104 @@ func TestDamageWritten(t *testing.T) {
 		}
 		close(seeds)
 		wg.Wait()
-		t.Logf("%d images from seed %d on: %d not opened, %d opened for reading only, %d operations done, %d refused; longest %v (seed %d)",
-			count, seed, sum.closed.Load(), sum.readOnly.Load(), sum.done.Load(), sum.failed.Load(), time.Duration(sum.longest), sum.slowest)
+		t.Logf("%d mutants from seed %d on: %v; %.0f a second", count, seed, &sum, float64(count)/time.Since(start).Seconds())
 		if sum.done.Load() == 0 || sum.failed.Load() == 0 {
 			t.Error("this tests nothing")
 		}
+		total.add(&sum)
 	})
+	t.Logf("in all: %v", &total)
 }
 
-// eachVictim builds an image of each shape and has do damage copies of it, as many as the
-// variable says, or else count, from a seed on.
-func eachVictim(t *testing.T, count int, do func(t *testing.T, v *victim, count int, seed uint64)) {
-	seed := uint64(1)
-	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_DAMAGE")); err == nil {
-		count = n
+// eachBase builds the images and has do make mutants of them, as many as the variable says, or else
+// count of the few.
+func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, count int, seed uint64)) {
+	seed, few := uint64(1), true
+	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_MUTANTS")); err == nil {
+		count, few = n, false
 	}
-	if n, err := strconv.ParseUint(os.Getenv("EXT4BOX_DAMAGE_SEED"), 10, 64); err == nil {
+	if n, err := strconv.ParseUint(os.Getenv("EXT4BOX_MUTANTS_SEED"), 10, 64); err == nil {
 		seed = n
 	}
-	for _, s := range damageShapes {
-		t.Run(s.name, func(t *testing.T) {
-			img := testimage.Build(t, t.TempDir(), testimage.Config{
-				Name: s.name, Size: 12 << 20, Args: strings.Fields(s.args), Level: testimage.Small, Oracle: s.oracle})
-			v := newVictim(t, img)
-			if len(v.inodes) < 50 || len(v.blocks["directory"]) < 5 {
-				t.Fatalf("%d inodes in use, %d blocks of directories", len(v.inodes), len(v.blocks["directory"]))
+	of := regexp.MustCompile(os.Getenv("EXT4BOX_MUTANTS_OF"))
+	for _, c := range mutantConfigs() {
+		if few && !slices.Contains(fewMutants, c.Name) || !of.MatchString(c.Name) {
+			continue
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			img := testimage.Build(t, t.TempDir(), c)
+			base, err := mutate.Load(img.Path)
+			if err == nil && strings.HasPrefix(c.Name, "dirty") {
+				base, err = crashed(t, base)
 			}
-			if strings.HasPrefix(s.name, "crashed") {
-				v.crash(t)
+			if err != nil {
+				t.Fatal(err)
 			}
+			if n := len(base.Inodes()); n < 50 {
+				t.Fatalf("%d inodes in use", n)
+			}
+			before := runtime.NumGoroutine()
 			stop := watchHeap(t)
 			defer stop()
-			do(t, v, count, seed)
+			do(t, base, count, seed)
+			for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before+1 && !t.Failed(); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					stacks := make([]byte, 1<<20)
+					t.Errorf("goroutines are left\n%s", stacks[:runtime.Stack(stacks, true)])
+				}
+			}
 		})
 	}
 }
 
-// damageSum adds up what became of damaged images.
-type damageSum struct {
-	closed, readOnly, done, failed atomic.Int64
+// mutantSum adds up what became of mutants.
+type mutantSum struct {
+	mutants, closed, readOnly, done, failed, loose, writes atomic.Int64
 
 	mu      sync.Mutex
-	longest int64
+	longest time.Duration
 	slowest uint64
+}
+
+func (s *mutantSum) String() string {
+	return fmt.Sprintf("%d not opened, %d opened for reading only, %d operations done, %d refused, %d writes to the device, of %d mutants not all judged; longest %v (seed %d)",
+		s.closed.Load(), s.readOnly.Load(), s.done.Load(), s.failed.Load(), s.writes.Load(), s.loose.Load(), s.longest.Round(time.Millisecond), s.slowest)
+}
+
+func (s *mutantSum) add(o *mutantSum) {
+	for _, n := range [][2]*atomic.Int64{{&s.mutants, &o.mutants}, {&s.closed, &o.closed}, {&s.readOnly, &o.readOnly}, {&s.done, &o.done}, {&s.failed, &o.failed},
+		{&s.loose, &o.loose}, {&s.writes, &o.writes}} {
+		n[0].Add(n[1].Load())
+	}
+	if o.longest > s.longest {
+		s.longest, s.slowest = o.longest, o.slowest
+	}
+}
+
+func (s *mutantSum) took(d time.Duration, seed uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d > s.longest {
+		s.longest, s.slowest = d, seed
+	}
 }
 
 // Limits for one image. The machine may be busy with other things as well.
 const (
-	damageTime = 40 * time.Second
-	damageHeap = 512 << 20
+	mutantTime = 30 * time.Second
+	mutantHeap = 400 << 20
 )
 
-// attack damages the image as the seed says and works on it.
-func attack(t *testing.T, v *victim, seed uint64, sum *damageSum) {
-	rng := rand.New(rand.NewPCG(seed, 77))
-	dev := v.device()
-	var what []string
-	fixed := false
-	for range 1 + rng.IntN(3) {
-		w, f := v.damage(rng, dev)
-		what = append(what, w)
-		fixed = fixed || f
-	}
-	if rng.IntN(8) > 0 {
-		v.seal(dev)
-	}
-	name := fmt.Sprintf("%s, seed %d (%s)", t.Name(), seed, strings.Join(what, "; "))
-	if os.Getenv("EXT4BOX_DAMAGE_TRACE") != "" {
-		fmt.Fprintln(os.Stderr, name)
-	}
-	watched := &watchedDevice{Mem: dev}
-	if !fixed {
-		watched.fixed, watched.bits = v.fixed, v.geo.BlockBits
-	}
-	start := time.Now()
+// again says how to have a mutant of a test once more.
+func again(t *testing.T, m *mutate.Mutant) string {
+	test, image, _ := strings.Cut(t.Name(), "/")
+	image, _, _ = strings.Cut(image, "/")
+	return fmt.Sprintf("%s, %v\nagain: EXT4BOX_MUTANTS=1 EXT4BOX_MUTANTS_SEED=%d EXT4BOX_MUTANTS_OF='^%s$' go test -run '^%s$' ./ext4", t.Name(), m, m.Seed, image, test)
+}
+
+// bounded runs fn and returns what it returns, or what it panics with; where it does not
+// end everything ends.
+func bounded(name string, fn func() error) error {
 	finished := make(chan error, 1)
 	go func() {
 		defer func() {
@@ -161,22 +203,38 @@ func attack(t *testing.T, v *victim, seed uint64, sum *damageSum) {
 				finished <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 			}
 		}()
-		finished <- workOn(watched, v, rng, sum)
+		finished <- fn()
 	}()
 	select {
 	case err := <-finished:
-		if err = errors.Join(err, watched.wrong()); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	case <-time.After(damageTime):
+		return err
+	case <-time.After(mutantTime):
 		stacks := make([]byte, 1<<20)
 		panic(fmt.Sprintf("%s: does not end\n%s", name, stacks[:runtime.Stack(stacks, true)]))
 	}
-	sum.mu.Lock()
-	defer sum.mu.Unlock()
-	if took := int64(time.Since(start)); took > sum.longest {
-		sum.longest, sum.slowest = took, seed
+}
+
+// attack works on a mutant.
+func attack(t *testing.T, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) {
+	name := again(t, m)
+	dev := m.Device()
+	g := &guard{Mem: dev, may: allowanceOf(dev)}
+	if sum.mutants.Add(1); g.may.loose {
+		sum.loose.Add(1)
 	}
+	start := time.Now()
+	err := bounded(name, func() error {
+		err := readAll(g, sum)
+		if g.written() > 0 {
+			err = errors.Join(err, errors.New("written while it was open for reading"))
+		}
+		return errors.Join(err, workOn(g, m, rng, sum))
+	})
+	if err = errors.Join(err, g.wrong()); err != nil {
+		t.Errorf("%s\n%v", name, err)
+	}
+	sum.writes.Add(int64(g.written()))
+	sum.took(time.Since(start), m.Seed)
 }
 
 // watchHeap fails the test when the heap grows beyond the limit.
@@ -186,7 +244,7 @@ func watchHeap(t *testing.T) (stop func()) {
 		defer close(ended)
 		for {
 			var m runtime.MemStats
-			if runtime.ReadMemStats(&m); m.HeapAlloc > damageHeap {
+			if runtime.ReadMemStats(&m); m.HeapAlloc > mutantHeap {
 				stacks := make([]byte, 1<<20)
 				panic(fmt.Sprintf("%s: %d MiB of heap\n%s", t.Name(), m.HeapAlloc>>20, stacks[:runtime.Stack(stacks, true)]))
 			}
@@ -200,101 +258,82 @@ func watchHeap(t *testing.T) (stop func()) {
 	return func() { close(quit); <-ended }
 }
 
-// attackData is written to files, and attackValue to attributes.
-var (
-	attackData  = bytes.Repeat([]byte("ATTACK! "), 4096)
-	attackValue = bytes.Repeat([]byte("VALUE "), 4096)
-)
-
-// watchedDevice remembers writes that should not have been.
-type watchedDevice struct {
-	*blocktest.Mem
-	fixed map[int64]bool // blocks that no data may be written to
-	bits  uint
-	mu    sync.Mutex
-	err   error
-}
-
-var _ blockdev.Device = (*watchedDevice)(nil)
-
-func (d *watchedDevice) WriteAt(p []byte, off int64) (int, error) {
-	if off < 0 || off+int64(len(p)) > d.Size() {
-		d.note(fmt.Errorf("a write of %d bytes at %d\n%s", len(p), off, debug.Stack()))
-	}
-	if bytes.Contains(p, attackData[:700]) { // no inode has room for that
-		for b := off >> d.bits; b <= (off+int64(len(p))-1)>>d.bits; b++ {
-			if d.fixed[b] {
-				d.note(fmt.Errorf("data in block %d, which is the filesystem's own\n%s", b, debug.Stack()))
-				break
-			}
-		}
-	}
-	return d.Mem.WriteAt(p, off)
-}
-
-func (d *watchedDevice) Discard(off, n int64) error {
-	if off < 0 || n < 0 || off+n > d.Size() {
-		d.note(fmt.Errorf("discard of %d bytes at %d\n%s", n, off, debug.Stack()))
-	}
-	for b := off >> d.bits; d.fixed != nil && b < (off+n)>>d.bits; b++ {
-		if d.fixed[b] {
-			d.note(fmt.Errorf("discard of block %d, which is the filesystem's own\n%s", b, debug.Stack()))
-			break
-		}
-	}
-	return d.Mem.Discard(off, n)
-}
-
-func (d *watchedDevice) note(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.err == nil {
-		d.err = err
-	}
-}
-
-func (d *watchedDevice) wrong() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.err
-}
-
-// crash leaves work on the image in its journal, and inodes without a name.
-func (v *victim) crash(t *testing.T) {
-	dev := v.device()
+// crashed leaves work on the image in its journal, and inodes without a name.
+func crashed(t *testing.T, base *mutate.Base) (*mutate.Base, error) {
+	dev := base.Craft("nothing", func(*mutate.Editor) {}).Device()
 	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	a := &attacker{fs: fs, ctx: context.Background(), sum: new(damageSum), rng: rand.New(rand.NewPCG(1, 2))}
-	a.explore(v)
+	a := &attacker{fs: fs, ctx: context.Background(), sum: new(mutantSum), rng: rand.New(rand.NewPCG(1, 2))}
+	a.explore(base)
 	for range 5 {
 		for range 40 {
 			a.step()
 		}
 		if _, err := fs.Tmpfile(ext4.RootIno, ext4.NewNode{Mode: 0o600}); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		if err := fs.Sync(); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	after := dev.Clone()
+	image := make([]byte, dev.Size())
+	if _, err := dev.Clone().ReadAt(image, 0); err != nil {
+		return nil, err
+	}
 	if err := fs.Close(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	v.base = make([]byte, len(v.base))
-	if _, err := after.ReadAt(v.base, 0); err != nil {
-		t.Fatal(err)
+	return mutate.New(image)
+}
+
+// readAll opens an image for reading and reads what there is, within limits that no sound small image
+// reaches.
+func readAll(dev blockdev.Device, sum *mutantSum) error {
+	fs, err := ext4.Open(dev, ext4.Options{ReadOnly: true, CacheBytes: 1 << 20})
+	if err != nil {
+		return withErrno("open for reading", err)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), mutantTime/4)
+	defer cancel()
+	a := &attacker{fs: fs, ctx: ctx, sum: sum}
+	a.explore(nil)
+	_ = fs.Info()
+	_, err = fs.Statfs()
+	a.note("statfs", err)
+	buf := make([]byte, 20000)
+	for _, ino := range a.inodes {
+		if ctx.Err() != nil {
+			break
+		}
+		_, err := fs.Readlink(ino)
+		a.note("readlink", err)
+		names, err := fs.Listxattr(ino)
+		a.note("listxattr", err)
+		for _, name := range names {
+			_, err := fs.Getxattr(ino, name)
+			a.note("getxattr", err)
+		}
+		for off, n := int64(0), 0; n < 100; n++ {
+			if off, err = fs.Seek(ino, off, ext4.SeekData); err != nil {
+				break
+			}
+			m, err := fs.ReadAt(ino, buf, off)
+			a.note("read", err)
+			off += max(1, int64(m))
+		}
+		a.note("seek", err)
+	}
+	return errors.Join(a.bad, ctx.Err(), withErrno("close", fs.Close()))
 }
 
 // workOn opens an image, does all kinds of things and closes it. It returns what
 // no image may cause.
-func workOn(dev blockdev.Device, v *victim, rng *rand.Rand, sum *damageSum) error {
+func workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) error {
 	fs, err := ext4.Open(dev, ext4.Options{
 		CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, Discard: rng.IntN(2) == 0,
-		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)), UserQuota: rng.IntN(2) == 0 && v.sb.ROCompat&disk.ROCompatQuota != 0,
+		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)),
 	})
 	if err != nil {
 		sum.closed.Add(1)
@@ -303,10 +342,13 @@ func workOn(dev blockdev.Device, v *victim, rng *rand.Rand, sum *damageSum) erro
 	if fs.ReadOnlyReason() != "" {
 		sum.readOnly.Add(1)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), damageTime/4)
+	ctx, cancel := context.WithTimeout(context.Background(), mutantTime/4)
 	defer cancel()
 	a := &attacker{fs: fs, ctx: ctx, sum: sum}
-	a.explore(v)
+	a.explore(m.Base)
+	for _, ino := range m.Inodes {
+		a.hurt = append(a.hurt, ext4.Ino(ino))
+	}
 	var wg sync.WaitGroup
 	bad := make([]error, 2)
 	for i := range bad {
@@ -324,10 +366,11 @@ func workOn(dev blockdev.Device, v *victim, rng *rand.Rand, sum *damageSum) erro
 					break
 				}
 				one.step()
+				if one.rng.IntN(10) == 0 { // what is full waits for them
+					one.release()
+				}
 			}
-			for _, ino := range one.held {
-				one.note("unhold", fs.Unhold(ino, 1))
-			}
+			one.release()
 			bad[i] = errors.Join(one.bad, ctx.Err())
 		})
 	}
@@ -347,9 +390,10 @@ func withErrno(what string, err error) error {
 type attacker struct {
 	fs     *ext4.FS
 	ctx    context.Context
-	sum    *damageSum
+	sum    *mutantSum
 	rng    *rand.Rand
 	inodes []ext4.Ino
+	hurt   []ext4.Ino // those that the mutant is about
 	dirs   []ext4.Ino
 	names  []attackName
 	held   []ext4.Ino
@@ -371,7 +415,7 @@ func (a *attacker) note(what string, err error) {
 }
 
 // explore collects what can be reached.
-func (a *attacker) explore(v *victim) {
+func (a *attacker) explore(base *mutate.Base) {
 	seen := map[ext4.Ino]bool{ext4.RootIno: true}
 	todo := []ext4.Ino{ext4.RootIno}
 	for len(todo) > 0 && len(seen) < 2000 && a.ctx.Err() == nil {
@@ -400,9 +444,11 @@ func (a *attacker) explore(v *victim) {
 		}))
 	}
 	// Inodes that nothing leads to are reached over NFS.
-	for _, ino := range v.inodes {
-		if !seen[ext4.Ino(ino)] {
-			a.inodes = append(a.inodes, ext4.Ino(ino))
+	if base != nil {
+		for _, ino := range base.Inodes() {
+			if !seen[ext4.Ino(ino)] {
+				a.inodes = append(a.inodes, ext4.Ino(ino))
+			}
 		}
 	}
 	if len(a.dirs) == 0 {
@@ -410,8 +456,28 @@ func (a *attacker) explore(v *victim) {
 	}
 }
 
-func (a *attacker) ino() ext4.Ino { return a.inodes[a.rng.IntN(len(a.inodes))] }
-func (a *attacker) dir() ext4.Ino { return a.dirs[a.rng.IntN(len(a.dirs))] }
+func (a *attacker) ino() ext4.Ino {
+	if len(a.hurt) > 0 && a.rng.IntN(3) == 0 {
+		return a.hurt[a.rng.IntN(len(a.hurt))]
+	}
+	return a.inodes[a.rng.IntN(len(a.inodes))]
+}
+
+func (a *attacker) dir() ext4.Ino {
+	if len(a.hurt) > 0 && a.rng.IntN(6) == 0 { // it need not be one
+		return a.hurt[a.rng.IntN(len(a.hurt))]
+	}
+	return a.dirs[a.rng.IntN(len(a.dirs))]
+}
+
+// release lets go of unnamed inodes.
+func (a *attacker) release() {
+	for _, ino := range a.held {
+		a.note("unhold", a.fs.Unhold(ino, 1))
+	}
+	a.held = nil
+}
+
 func (a *attacker) name() attackName {
 	if len(a.names) == 0 || a.rng.IntN(20) == 0 {
 		return attackName{a.dir(), a.fresh()}

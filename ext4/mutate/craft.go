@@ -1,0 +1,47 @@
+package mutate
+
+import "ext4box/ext4/internal/disk"
+
+// Craft makes a mutant by hand: fn changes structures, and their checksums are put right afterwards.
+func (b *Base) Craft(what string, fn func(e *Editor)) *Mutant {
+	w := newWork(b, nil)
+	fn(&Editor{w})
+	w.seal()
+	return &Mutant{Base: b, What: []string{what}, Sealed: true, Size: w.size, pages: w.pages}
+}
+
+// Editor gives raw structures to functions that change them.
+type Editor struct{ w *work }
+
+// Super changes the superblock in use.
+func (e *Editor) Super(fn func(raw []byte)) { e.w.change(e.w.b.of[kindSuper][0], fn) }
+
+// Inode changes an inode that is in use.
+func (e *Editor) Inode(ino uint32, fn func(raw []byte)) { e.w.changeInode(ino, fn) }
+
+// Desc changes the descriptor of a group.
+func (e *Editor) Desc(group uint32, fn func(d *disk.GroupDesc)) {
+	e.w.change(e.w.b.of[kindDesc][group], func(raw []byte) {
+		d := disk.DecodeGroupDesc(raw)
+		fn(&d)
+		disk.EncodeGroupDesc(raw, &d)
+	})
+}
+
+// InodeBitmap changes the inode bitmap of a group that has one.
+func (e *Editor) InodeBitmap(group uint32, fn func(m disk.Bitmap)) {
+	for _, i := range e.w.b.of[kindInodeBitmap] {
+		if e.w.b.sites[i].group == group {
+			e.w.change(i, func(raw []byte) { fn(raw) })
+		}
+	}
+}
+
+// Geometry is the layout of the image.
+func (b *Base) Geometry() *disk.Geometry { return &b.geo }
+
+// Desc is the descriptor of a group.
+func (b *Base) Desc(group uint32) disk.GroupDesc { return b.desc(group) }
+
+// Inodes are those in use, also the reserved ones.
+func (b *Base) Inodes() []uint32 { return b.used }
