@@ -167,6 +167,48 @@ func TestClusterOfOthers(t *testing.T) {
 	}
 }
 
+// TestWrittenIsFile: what is no file that can be written has no end that a write behind it would
+// clear: of a directory it would be names, of a short link a block somewhere.
+func TestWrittenIsFile(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		mode  uint16
+		flags disk.InodeFlags
+		want  error
+	}{
+		{"directory", disk.ModeDir, disk.FlagExtents, syscall.EISDIR},
+		{"socket", disk.ModeSocket, disk.FlagExtents, syscall.EINVAL},
+		{"link", disk.ModeLink, 0, syscall.EINVAL},
+		{"encrypted", disk.ModeReg, disk.FlagExtents | disk.FlagEncrypt, syscall.ENOKEY},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := newEvil(t, 1024, 20000)
+			blk := e.block([]byte(strings.Repeat("content ", 128)))
+			root := disktest.ExtentNode(60, 0, disktest.Written(0, 1, blk))
+			if c.flags == 0 { // a text of numbers of blocks
+				for i := range 15 {
+					le.PutUint32(root[4*i:], uint32(blk))
+				}
+			}
+			e.inode(evilDir, c.mode|0o777, 2, 59, c.flags, root)
+			dev := e.device()
+			dev.SetReadOnly(false)
+			fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fs.Close()
+			if _, err := fs.WriteBack(evilDir, []byte("text"), 5000); !errors.Is(err, c.want) {
+				t.Errorf("%v, want %v", err, c.want)
+			}
+			p := make([]byte, 1024)
+			if dev.ReadAt(p, int64(blk)<<10); string(p) != strings.Repeat("content ", 128) {
+				t.Error("its block was written")
+			}
+		})
+	}
+}
+
 // TestHostileGroups makes a file on filesystems of very many groups, of which none
 // has anything free, or that are too many to look at.
 func TestHostileGroups(t *testing.T) {

@@ -298,6 +298,14 @@ func (fs *FS) writeBack(mover *iomap.Mover, ino Ino, p []byte, off int64) (int, 
 		return 0, err
 	}
 	defer in.put()
+	switch { // before the end of what is no file is taken for that of one
+	case in.IsDir():
+		return 0, syscall.EISDIR
+	case !in.IsReg():
+		return 0, syscall.EINVAL
+	case in.encrypted():
+		return 0, fmt.Errorf("inode %d is encrypted: %w", ino, syscall.ENOKEY)
+	}
 	bs := uint64(fs.geo.BlockSize)
 	pos, end := uint64(off), uint64(off)+uint64(len(p))
 	aligned := pos%bs == 0 && end%bs == 0
