@@ -167,6 +167,56 @@ func TestClusterOfOthers(t *testing.T) {
 	}
 }
 
+// TestStrayBitmapIsNotFree: with flex_bg the bitmap of a group can be in any other. Where that has it marked
+// free it is not discarded, and given to nobody.
+func TestStrayBitmapIsNotFree(t *testing.T) {
+	img := testimage.Build(t, t.TempDir(), testimage.Config{
+		Name: "image", Size: 12 << 20, Args: strings.Fields("-t ext4 -b 1024 -g 512 -J size=1 -N 1024 -O ^resize_inode"),
+		Level: testimage.Small, Oracle: testimage.Debugfs})
+	base, err := mutate.Load(img.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	geo := base.Geometry()
+	const group, elsewhere = 2, 18 // flexible groups have 16
+	at := geo.GroupFirstBlock(elsewhere) + 300
+	m := base.Craft("a bitmap that is elsewhere", func(e *mutate.Editor) {
+		var bitmap []byte
+		e.Desc(group, func(d *disk.GroupDesc) {
+			e.Block(d.BlockBitmap, func(b []byte) { bitmap = b })
+			d.BlockBitmap = at
+		})
+		e.Block(at, func(b []byte) { copy(b, bitmap) })
+	})
+	dev := m.Device()
+	g := &guard{Mem: dev, may: allowanceOf(dev)}
+	fs, err := ext4.Open(g, ext4.Options{CommitInterval: time.Hour, Errors: ext4.OnErrorContinue})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.Trim(0, 1<<40, 0, nil); err != nil {
+		t.Error(err)
+	}
+	if fs.Info().ErrorCount == 0 {
+		t.Error("it was not noticed")
+	}
+	for i := range 12 << 10 { // until there is no more
+		ino, err := fs.Create(ext4.RootIno, fmt.Sprint("new", i), ext4.NewNode{Mode: syscall.S_IFREG | 0o600})
+		if err == nil {
+			_, err = fs.WriteAt(ino, attackData, 0)
+		}
+		if errors.Is(err, syscall.ENOSPC) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(fs.Close(), g.wrong()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWrittenIsFile: what is no file that can be written has no end that a write behind it would
 // clear: of a directory it would be names, of a short link a block somewhere.
 func TestWrittenIsFile(t *testing.T) {

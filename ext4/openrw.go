@@ -117,6 +117,7 @@ func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.
 	w.groups = balloc.New(balloc.Config{
 		Cache: fs.blks, Geo: &fs.geo, Sums: &fs.sums, Super: &fs.sb, SuperBlock: fs.superBlock,
 		Pool: fs.pool(), Protected: runs,
+		Own: func(start, n uint64) bool { return !fs.zones.Free(start, n) },
 		OnCorrupt: func(group uint32, err error) {
 			fs.log.Error("block group set aside", "group", group, "error", err)
 			fs.found("block_group", 0, fs.geo.GroupFirstBlock(group), err)

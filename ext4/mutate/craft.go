@@ -37,6 +37,13 @@ func (e *Editor) InodeBitmap(group uint32, fn func(m disk.Bitmap)) {
 	}
 }
 
+// Block changes any block, whose checksum, if it has one, stays as it is.
+func (e *Editor) Block(blk uint64, fn func(b []byte)) {
+	b := e.w.block(blk)
+	fn(b)
+	e.w.write(e.w.b.at(blk), b)
+}
+
 // Geometry is the layout of the image.
 func (b *Base) Geometry() *disk.Geometry { return &b.geo }
 

@@ -55,6 +55,11 @@ type Config struct {
 	// journal's or the MMP block. They are never handed out or freed.
 	Protected []Run
 
+	// Own, if not nil, tells whether any of a range of blocks is known to belong to the
+	// filesystem itself. A group knows what its own flexible group has in it; with flex_bg
+	// a structure may be anywhere. It is asked with a group locked.
+	Own func(start, n uint64) bool
+
 	// MemoryBytes bounds the bitmaps in memory; 0 means 16 MiB.
 	MemoryBytes int64
 

@@ -143,14 +143,14 @@ func (gs *Groups) findAtGoal(f *finder, merge bool) (Run, bool) {
 		return Run{}, false
 	}
 	if n := g.runAt(f.goal, f.want); merge && n >= f.least || !f.tight && n == f.want {
-		return gs.grab(g, f.goal, n), true
+		return gs.grab(g, f.goal, n)
 	}
 	at, n, ok := g.search(f.goal, f.want, f.want, f.tight)
 	if !ok {
 		gs.publish(g)
 		return Run{}, false
 	}
-	return gs.grab(g, at, n), true
+	return gs.grab(g, at, n)
 }
 
 // sweep tries the groups of a range that may have a run of the given order.
@@ -204,7 +204,7 @@ func (gs *Groups) try(f *finder, num uint32) (Run, bool) {
 		gs.publish(g)
 		return Run{}, false
 	}
-	return gs.grab(g, at, n), true
+	return gs.grab(g, at, n)
 }
 
 // note keeps an error that should be told if nothing is found.
@@ -219,11 +219,17 @@ func isCorrupt(err error) bool {
 	return errors.As(err, &c)
 }
 
-// grab holds clusters of a locked group.
-func (gs *Groups) grab(g *group, at, n uint32) Run {
+// grab holds clusters of a locked group, or sets the group aside where its bitmap
+// gives away what belongs to the filesystem itself.
+func (gs *Groups) grab(g *group, at, n uint32) (r Run, ok bool) {
+	r = gs.run(g.num, at, n)
+	if gs.Own != nil && gs.Own(r.Start, uint64(r.Len)) {
+		gs.setAside(g, gs.blocks, groupErrorf(g.num, "of blocks %d to %d one holds metadata of another group and is marked free", r.Start, r.End()-1))
+		return Run{}, false
+	}
 	g.hold(at, n)
 	gs.publish(g)
-	return gs.run(g.num, at, n)
+	return r, true
 }
 
 // Release gives back pending blocks that were not claimed.

@@ -69,7 +69,11 @@ func (gs *Groups) trimNext(num, lo, hi, least uint32, discard func(start, n uint
 		return Run{}, hi, nil
 	}
 	n := end - at
-	r := gs.grab(g, at, n)
+	r, ok := gs.grab(g, at, n)
+	if !ok {
+		gs.unlock(g)
+		return Run{}, hi, nil
+	}
 	gs.space.avail.Add(-int64(n))
 	gs.unlock(g)
 
