@@ -15,8 +15,8 @@ DIFFERENTIAL_OPS  ?= 20000
 DIFFERENTIAL_SEED ?= 1000
 CRASHPOINTS ?= 2000
 CRASHKILLS  ?= 100
-DAMAGE      ?= 1000
-DAMAGESEED  ?= 1000
+HOSTILE     ?= 2000
+HOSTILESEED ?= 1
 FSXOPS      ?= 1000000
 CHECKMUTANTS ?= 1000
 CHECKSEED   ?= 1000
@@ -27,7 +27,7 @@ RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash differential damage check-mutants fsx stress links soak bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash differential hostile check-mutants fsx stress links soak bench install uninstall clean
 
 all: build
 
@@ -56,10 +56,12 @@ fuzz:
 fsx:
 	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx(Iomap)?$$' -v ./test
 
-# Damaged images of each shape that are opened for writing and worked on, DAMAGE
-# of them from seed DAMAGESEED on, and as many kernels that have gone mad.
-damage:
-	EXT4BOX_DAMAGE='$(DAMAGE)' EXT4BOX_DAMAGE_SEED='$(DAMAGESEED)' $(GO) test -count=1 -timeout 4h -run '^(TestDamageWritten|TestDamageMapped|TestIomapAttacked)$$' -v ./ext4 ./server
+# Hostile images, read and written, through the library, a model of the kernel and the real one:
+# HOSTILE mutants of each rich image of the matrix, from seed HOSTILESEED on, fewer where a kernel or a model of
+# one mounts them, and as many kernels that have gone mad.
+hostile: setup
+	EXT4BOX_MUTANTS='$(HOSTILE)' EXT4BOX_MUTANTS_SEED='$(HOSTILESEED)' $(GO) test -count=1 -timeout 8h \
+		-run '^(TestMutants|TestMutantsMapped|TestMutantsMounted|TestIomapAttacked)$$' -v ./ext4 ./server ./test
 
 # CHECKMUTANTS damaged images of each shape from seed CHECKSEED on, and the sound ones
 # of the matrix, before the verb check and before e2fsck: prints how often they agree.

@@ -28,10 +28,10 @@ const (
 // attackSize is how much of something there is to be, and the seed of the first.
 func attackSize(n int) (count int, seed uint64) {
 	count, seed = n, 1
-	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_DAMAGE")); err == nil {
+	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_MUTANTS")); err == nil {
 		count = n
 	}
-	if n, err := strconv.ParseUint(os.Getenv("EXT4BOX_DAMAGE_SEED"), 10, 64); err == nil {
+	if n, err := strconv.ParseUint(os.Getenv("EXT4BOX_MUTANTS_SEED"), 10, 64); err == nil {
 		seed = n
 	}
 	return count, seed

@@ -172,11 +172,28 @@ func (m *Mount) Unmount() error {
 			_ = unix.Unmount(m.Dir, unix.MNT_DETACH)
 		}
 		m.mounted = false
+		m.awaitGone()
 	}
 	for _, l := range m.loops {
 		l.detach()
 	}
 	return err
+}
+
+// awaitGone waits, not for ever, until nobody has the filesystem mounted: a mount namespace that was made
+// meanwhile, by a process in a box, has a copy of the mount for a while, and until that is gone not everything has
+// reached the image.
+func (m *Mount) awaitGone() {
+	for range 500 {
+		f, err := os.OpenFile(m.Device, os.O_RDONLY|unix.O_EXCL, 0)
+		if err == nil {
+			f.Close()
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Shutdown stops the filesystem where it stands, as a power cut would: nothing
