@@ -27,6 +27,9 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 			return s.errno(r, err)
 		}
 	}
+	if ino == ext4.RootIno && name != "." && name != ".." {
+		return s.errno(r, errRootNamed(s.inode(r.NodeID), name))
+	}
 	err := s.entry(s.inode(r.NodeID), ino, out)
 	if errors.Is(err, syscall.ESTALE) && name != "." {
 		// A handle can be stale. A name that leads to no inode is damage, unless
@@ -36,6 +39,12 @@ func (s *Server) Lookup(r *fuse.Request, name string, out *fuse.EntryOut) syscal
 		}
 	}
 	return s.errno(r, err)
+}
+
+// errRootNamed is that a name in a directory leads to the root directory, which has none: to the kernel that
+// would be a mistake of the server.
+func errRootNamed(dir ext4.Ino, name string) error {
+	return fmt.Errorf("the name %q in inode %d leads to the root directory: %w", name, dir, syscall.EUCLEAN)
 }
 
 // entry fills in the answer that introduces an inode to the kernel, which from
@@ -101,7 +110,11 @@ func (s *Server) Readdirplus(r *fuse.Request, in *fuse.ReadIn, d *fuse.DirBuffer
 		if name := string(e.Name); name == "." || name == ".." {
 			return true // the kernel takes no lookups from these
 		}
-		if err := s.entry(s.inode(r.NodeID), e.Ino, out); err != nil {
+		err := errRootNamed(s.inode(r.NodeID), string(e.Name))
+		if e.Ino != ext4.RootIno {
+			err = s.entry(s.inode(r.NodeID), e.Ino, out)
+		}
+		if err != nil {
 			*out = fuse.EntryOut{}
 			s.errno(r, err) // logs it
 		}

@@ -151,8 +151,8 @@ func TestGeneration(t *testing.T) {
 
 // TestDamagedEntries has names that lead to what is not a file.
 func TestDamagedEntries(t *testing.T) {
-	s := serve(t, fusetest.Config{}, "link <8> journal", "link <13> gone", "sif <13> links_count 0", "sif <13> dtime 1")
-	for _, name := range []string{"journal", "gone"} {
+	s := serve(t, fusetest.Config{}, "link <8> journal", "link <2> root", "link <13> gone", "sif <13> links_count 0", "sif <13> dtime 1")
+	for _, name := range []string{"journal", "root", "gone"} {
 		if e, err := s.Lookup(1, name); err != syscall.EUCLEAN {
 			t.Errorf("%s: node %d, %v", name, e.NodeID, err)
 		}
@@ -163,7 +163,7 @@ func TestDamagedEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range list {
-		if damaged := d.Name == "journal" || d.Name == "gone"; damaged != (d.Entry.NodeID == 0) && d.Name != "." && d.Name != ".." && d.Ino != 13 {
+		if damaged := d.Name == "journal" || d.Name == "root" || d.Name == "gone"; damaged != (d.Entry.NodeID == 0) && d.Name != "." && d.Name != ".." && d.Ino != 13 {
 			t.Errorf("%s: node %d", d.Name, d.Entry.NodeID)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,9 +105,14 @@ func useMutant(t *testing.T, m *mutate.Mutant, sum *mountedSum) {
 		}
 	}()
 	pids := servers(t, path)
-	u := &systemCalls{dir: dir, end: start.Add(mutantTime / 3), rng: rand.New(rand.NewPCG(m.Seed, 80))}
+	u := &systemCalls{dir: "/", end: start.Add(mutantTime / 3), rng: rand.New(rand.NewPCG(m.Seed, 80))}
 	done := make(chan struct{})
-	go func() { defer close(done); u.use() }()
+	go func() {
+		defer close(done)
+		if err := inside(dir, u.use); err != nil {
+			t.Error(err)
+		}
+	}()
 	select {
 	case <-done:
 	case <-time.After(mutantTime):
@@ -131,6 +137,28 @@ func useMutant(t *testing.T, m *mutate.Mutant, sum *mountedSum) {
 	if took := time.Since(start); took > mutantTime {
 		t.Errorf("took %v", took)
 	}
+}
+
+// inside runs fn on a thread for which dir is the root directory: where a hostile image has links for
+// directories no path leads out of it.
+func inside(dir string, fn func()) error {
+	runtime.LockOSThread() // and not unlocked: the thread ends with the goroutine
+	root, err := os.Open("/")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Chdir(dir)); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	fn()
+	if err := unix.Fchdir(int(root.Fd())); err != nil { // or the thread keeps the mount busy
+		return err
+	}
+	return unix.Chroot(".")
 }
 
 // peakMemory is the most that a process had in memory, in KiB, or 0 where that is not to be had.
@@ -168,7 +196,7 @@ func (u *systemCalls) over() bool { return time.Now().After(u.end) || u.gone != 
 // use walks, reads everything, and changes something of everything.
 func (u *systemCalls) use() {
 	_ = filepath.WalkDir(u.dir, func(path string, d fs.DirEntry, err error) error {
-		if u.note(err); u.over() || len(u.files)+len(u.dirs) > 1000 || strings.Count(path, "/") > strings.Count(u.dir, "/")+30 {
+		if u.note(err); u.over() || len(u.files)+len(u.dirs) > 1000 || strings.Count(path, "/") > 30 {
 			return fs.SkipAll
 		}
 		switch {
@@ -214,7 +242,7 @@ func (u *systemCalls) read(path string) {
 		_, err := os.Readlink(path)
 		u.note(err)
 	case 0:
-		f, err := os.Open(path)
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if u.note(err); err != nil {
 			return
 		}
@@ -250,7 +278,11 @@ func (u *systemCalls) change() {
 	case 4:
 		u.note(os.Link(old, fresh))
 	case 5:
-		u.note(os.WriteFile(fresh, make([]byte, u.rng.IntN(50_000)), 0o600))
+		f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if u.note(err); err == nil {
+			_, err = f.Write(make([]byte, u.rng.IntN(50_000)))
+			u.note(errors.Join(err, f.Close()))
+		}
 	default:
 		st, err := os.Lstat(old)
 		if u.note(err); err != nil || !st.Mode().IsRegular() {
