@@ -220,6 +220,9 @@ func (a *activation) parse(args []string) (image, dir string, err error) {
 	if readOnly {
 		o.Flags |= unix.MS_RDONLY
 	}
+	if o.Owners.Override() != "" {
+		o.Flags |= unix.MS_NOSUID | unix.MS_NODEV // whoever the helper mounts for: see Options.Permit
+	}
 	uid, gid, known := a.helper.Peer()
 	switch {
 	case o.DataJournal && !o.ReadOnly():
