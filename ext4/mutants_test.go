@@ -78,7 +78,7 @@ func TestMutants(t *testing.T) {
 		t.Skip("not under the race detector")
 	}
 	var total mutantSum
-	eachBase(t, 25, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
+	eachBase(t, 15, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
 		seeds := make(chan uint64)
 		var sum mutantSum
 		var wg sync.WaitGroup

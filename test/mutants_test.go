@@ -40,7 +40,7 @@ func TestMutantsMounted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("other processes are not under the race detector")
 	}
-	count, seed := 4, uint64(1)
+	count, seed := 3, uint64(1)
 	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_MUTANTS")); err == nil {
 		count = max(1, n/100)
 	}
