@@ -361,6 +361,7 @@ func TestServiceErrors(t *testing.T) {
 		{"no directory", []string{img.Path, dir + "2"}, 32, "does not exist", ""},
 		{"iomap", []string{"-o", "iomap=on", img.Path, dir}, 1, "a service cannot have the kernel move file data", ""},
 		{"a hidden loop device", []string{"-o", "blkdev=on", img.Path, dir}, 1, "look at its log", "name a block device"},
+		{"another box", []string{"--sandbox=off", img.Path, dir}, 1, "the box of a service is for its unit to say", ""},
 		{"foreground", []string{"-f", img.Path, dir}, 1, "--foreground is not for a mount by a service", ""},
 		{"a journal that is none", []string{"--journal", garbage, img.Path, dir}, 32, "look at its log", "journal"},
 	} {

@@ -33,6 +33,9 @@ func serviceMount(cmd *cobra.Command, source, path string, target *mount.Target,
 	if opts.Iomap == mount.IomapOn {
 		return &mount.Error{Status: mount.StatusUsage, Err: errServiceIomap}
 	}
+	if opts.Sandbox != "" {
+		return &mount.Error{Status: mount.StatusUsage, Err: errServiceSandbox}
+	}
 	path = sourceName(path, 0)
 	m := mount.ServiceMount{
 		Socket: opts.Service, Target: target, Source: source, Options: opts, Warn: warn,
@@ -65,6 +68,8 @@ func serviceMount(cmd *cobra.Command, source, path string, target *mount.Target,
 }
 
 var errServiceIomap = errors.New("mount option \"iomap=on\": a service cannot have the kernel move file data")
+
+var errServiceSandbox = errors.New("mount option \"sandbox=\": the box of a service is for its unit to say, ext4box@.service")
 
 // list are the flags of the command line as a list of mount options.
 func (o *imageOptions) list() string {
@@ -141,7 +146,7 @@ func (a *activation) run() error {
 // mount makes the mount, and returns what is to be served. On error the file system, if it is
 // open, is for the caller to close.
 func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
-	mode, err := sandbox.ParseMode(a.sandbox)
+	box, err := a.boxed()
 	if err != nil {
 		return c, nil, err
 	}
@@ -158,8 +163,11 @@ func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
 	}
 	log := a.request.NewLogger()
 	_, _ = time.Now().Zone() // the time zone is read from a file
+	if limit := a.request.Options.MemLimit; limit != 0 && (box.Memory == 0 || limit < box.Memory) {
+		box.Memory = limit // callers can lower it
+	}
 	var missing []*sandbox.Missing
-	if a.box, missing, err = sandbox.Enter(sandbox.Options{Mode: mode, Service: true}); err != nil {
+	if a.box, missing, err = sandbox.Enter(box); err != nil {
 		return c, nil, err
 	}
 	for _, m := range missing {
@@ -187,6 +195,22 @@ func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
 	return c, fs, a.box.Seal()
 }
 
+// boxed is the box as the unit has it, of which callers can take nothing away.
+func (a *activation) boxed() (sandbox.Options, error) {
+	mode, err := sandbox.ParseMode(a.sandbox)
+	if err != nil {
+		return sandbox.Options{}, err
+	}
+	o, err := mount.ParseOptions(a.options, false)
+	if err != nil {
+		return sandbox.Options{}, err
+	}
+	if o.Sandbox != "" {
+		mode = o.Sandbox
+	}
+	return sandbox.Options{Mode: mode, Service: true, Memory: o.MemLimit}, nil
+}
+
 // parse understands the helper's arguments, behind those of this process.
 func (a *activation) parse(args []string) (image, dir string, err error) {
 	var sloppy, readOnly, debug, ignored bool
@@ -206,6 +230,9 @@ func (a *activation) parse(args []string) (image, dir string, err error) {
 	}
 	if err := f.Parse(args[1:]); err != nil {
 		return usage(err)
+	}
+	if o, err := mount.ParseOptions(given, true); err == nil && o.Sandbox != "" {
+		return usage(errServiceSandbox)
 	}
 	a.options = append(a.options, given...)
 	if f.NArg() != 2 || f.Arg(0) == "" || f.Arg(1) == "" {
