@@ -21,7 +21,8 @@ import (
 
 // alike are classes that count as one when the first problem is compared, since
 // e2fsck has one name for them: it calls a superblock invalid and takes another one,
-// and says that descriptors look bad where the check tells which place in them does.
+// says that descriptors look bad where the check tells which place in them does, and
+// that a journal is invalid whether its inode is or its superblock.
 var alike = map[check.Class]check.Class{
 	check.SuperblockChecksum: check.SuperblockCorrupt,
 	check.SuperblockBackup:   check.SuperblockCorrupt,
@@ -29,6 +30,7 @@ var alike = map[check.Class]check.Class{
 	check.GroupInodeBitmap:   check.GroupDescBackup,
 	check.GroupInodeTable:    check.GroupDescBackup,
 	check.GroupTableConflict: check.GroupDescBackup,
+	check.JournalSuperblock:  check.JournalInode,
 }
 
 func same(a, b check.Class) bool { return cmp.Or(alike[a], a) == cmp.Or(alike[b], b) }

@@ -2,6 +2,7 @@ package check_test
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 
 	"ext4box/ext4/check"
@@ -222,7 +223,7 @@ var phrases = compile([]phrase{
 
 	// What is said about several problems, or goes on about one.
 	{`Illegal block number passed to|Error reading block \d+|Could this be|.*Trying to load superblock despite| [-\d]|Inode \d+$`, ""},
-	{`Recovery flag not set|Note: if several|may lie only|filesystem \(and not|of the inode table|running e2fsck with|the backup block group|\(Or the filesystem|[A-Z][a-z]{0,8}$`, ""},
+	{`Internal error: |Error writing block \d+|.*FILE SYSTEM WAS MODIFIED|Failed to iterate extents|.*Unknown checksum algorithm|Recovery flag not set|Note: if several|may lie only|filesystem \(and not|of the inode table|running e2fsck with|the backup block group|\(Or the filesystem|[A-Z][a-z]{0,8}$`, ""},
 	{`Warning: skipping journal recovery|Warning!|WARNING|.*is mounted`, ""},
 	{`\t|\(There are|  has \d+ multiply|File .* \(inode #\d+|Will fix in pass 1B|or append-only|or inline-data flag|casefold feature is not|is \d+; should be zero|Either the superblock or the partition|The physical size of the device|Logical start .* does not match|This version of e2fsck|from the block size|not compatible\. Resize|Those features|Rename to|Error while iterating over blocks|It is likely that|It is also possible|\tnow =|Extent tree|e2fsck: |/dev/|filesystem\.  If the device|is corrupt, and you might|    e2fsck -b| or|is \S+, should be|The journal superblock is|No room in|Marking|Insufficient space|The filesystem|Continuing|Journal inode`, ""},
 	{`\S+: (Superblock|Filesystem|The|Group|Bad|Attempt|Block|Can't|Illegal|Corrupt|Invalid|Ext2|Inode|Journal|MMP|File|e2fsck)`, ""},
@@ -262,8 +263,12 @@ func judge(t *testing.T, path string) (v verdict, f e2test.Fsck, unknown []strin
 	t.Helper()
 	f = e2test.RunFsck(t, path)
 	v.clean = f.Clean()
-	for _, p := range f.Problems {
+	for i, p := range f.Problems {
 		class, known := classOf(p.Text)
+		// What is invalid about an extent is in the next line.
+		if class == check.ExtentBadStart && i+1 < len(f.Problems) && strings.Contains(f.Problems[i+1].Text, "invalid len") {
+			class = check.ExtentEndsBeyond
+		}
 		if !known {
 			unknown = append(unknown, p.Text)
 		}
