@@ -13,6 +13,7 @@ import (
 // to end; a mount that is in use is detached, and served until its last user is gone. Told a
 // second time, this process has the server end at once, and the third time it sees to it.
 func (l *launcher) keep() error {
+	l.shed()
 	debug.FreeOSMemory()
 	told, incoming := 0, l.incoming
 	var last *message

@@ -19,6 +19,8 @@ type Mounted struct {
 	Source string   // as shown
 	Dir    string   // where, without symbolic links; empty when not known
 	Dev    Dev      // the mount's device number; zero when not known
+
+	helper bool // fusermount3 has mounted it, and has to unmount it
 }
 
 // Target is the place a server is to be put on, looked at once: a directory, or a
@@ -154,7 +156,8 @@ func (t *Target) Mount(source string, o Options) (*Mounted, error) {
 	} else {
 		err = unix.EPERM
 	}
-	if errors.Is(err, unix.EPERM) {
+	helper := errors.Is(err, unix.EPERM)
+	if helper {
 		// In a user namespace that does not own the mount namespace, having
 		// the capability is not enough.
 		dev.Close()
@@ -167,7 +170,11 @@ func (t *Target) Mount(source string, o Options) (*Mounted, error) {
 		dev.Close()
 		return nil, failedf("mount on %s: %w", t.Path, err)
 	}
-	return t.mounted(dev, source)
+	m, err := t.mounted(dev, source)
+	if m != nil {
+		m.helper = helper
+	}
+	return m, err
 }
 
 // mounted describes what was just mounted.
