@@ -91,8 +91,9 @@ differential:
 	DIFFERENTIAL_OPS='$(DIFFERENTIAL_OPS)' DIFFERENTIAL_SEED='$(DIFFERENTIAL_SEED)' \
 		$(GO) test ./test -run TestDifferential -count 1 -timeout 0 -v
 
-bench:
+bench: build
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime '$(BENCHTIME)' ./...
+	scripts/box-overhead.sh bin/ext4box
 
 install: build
 	install -D -m 755 bin/ext4box '$(DESTDIR)$(PREFIX)/bin/ext4box'

@@ -24,60 +24,60 @@
 //
 // # The handshake
 //
-// Two processes take part. The launcher is the command the user typed; the
-// server is the same binary started again. They talk over a SOCK_SEQPACKET pair,
+// In the background the command re-executes itself ([Background]); what follows is between that
+// process, or the command itself in the foreground, which is the keeper, and the server,
+// the same binary started again in its box. They talk over a SOCK_SEQPACKET pair,
 // one JSON message per packet, descriptors as ancillary data:
 //
-//	launcher                              server
+//	keeper                                server
 //	  open the image, lock it
-//	  start {request} + image fds  ---->
-//	                                        read the image
+//	  start {request} + image, spare
+//	     /dev/fuse, state file     ---->
+//	                                        enter the box; read the image
 //	                               <----  opened, or failed {sentence, status}
-//	  mount; write and lock the state file
-//	  mounted {dir, device}
-//	     + fuse fd, state fd       ---->
-//	                                        answer INIT
+//	  mount; name the state file
+//	  connected {root nodeid}
+//	     + fuse, claim             ---->
+//	                                        seal the box; answer INIT
 //	                               <----  serving, or failed
 //	  stat the root of the mount
 //	  confirmed                    ---->
-//	                                        leave the terminal
-//	                               <----  end of file
-//	  exit 0
+//	  let the front return
 //
-// Where the kernel can move file data itself (fuse-iomap) and the launcher mounts, the
-// kernel asks the server for the terms while it mounts, so that a refusal fails the mount. The
-// server then has the connection before there is a mount, and knows of the mount afterwards:
+// From connected on the server has neither recvmsg(2) nor sendmsg(2): what follows has no
+// descriptors. Later there is
 //
-//	launcher                              server
-//	  prepare the mount
-//	  connected {root nodeid}
-//	     + fuse fd            ---->
-//	  mount                               answer INIT and IOMAP_CONFIG
-//	                               <----  serving, or failed
-//	  mounted {dir, device}
-//	     + state fd           ---->
+//	                             <----  group {process, group}
+//	member {yes or no}           ---->
+//	                             <----  unmount: a signal came
+//	unmount, or
+//	end                          ---->
 //
-// While it waits in the kernel the launcher listens to the server and to signals. To get
+// and the end of file. Where the kernel can move file data itself (fuse-iomap) and the keeper
+// mounts, the kernel asks the server for the terms while it mounts, so that a refusal fails the
+// mount: then connected comes before the mount, and serving in the middle of it. While it waits
+// in the kernel the keeper listens to the server and to signals. To get
 // out of there it has the kernel abort the connection.
 //
 // Nothing is mounted before the image was found good. When a step fails the
-// launcher unmounts, ends the server, waits for it, and reports the server's
-// sentence as its own. When the launcher dies in between, the server reads end
-// of file, unmounts and ends.
+// keeper unmounts, ends the server, waits for it, and reports the server's
+// sentence as its own. When the keeper dies in between, the server reads end
+// of file and ends, and so it does in the foreground at any time; in the background it goes on
+// once it is confirmed.
 //
 // # Block devices
 //
 // Root can mount a device with the type fuseblk ([BlockDevice]). The kernel then
 // holds the device, as a file system of its own would, sends DESTROY before
 // umount(2) returns, and SYNCFS. It claims the device exclusively, so the server
-// has it open without a claim, and the launcher, who kept others off until then,
+// has it open without a claim, and the keeper, who kept others off until then,
 // lets go just before the kernel takes over. If somebody is faster the mount fails;
-// if the kernel refuses for another reason the launcher claims the device again,
+// if the kernel refuses for another reason the keeper claims the device again,
 // mounts with the usual type, and hands its claim to the server.
 //
 // # fuse-iomap
 //
-// The launcher finds out whether the kernel has it and allows it ([AskIomap]) before anything
+// The keeper finds out whether the kernel has it and allows it ([AskIomap]) before anything
 // else, and makes the connection one that may have it. It takes a block device, so an image
 // file gets a loop device then ([AttachLoop]), through which the server reads as well: two
 // ways to the same bytes would be two caches. Such a mount has the usual type: it gets SYNCFS
@@ -88,11 +88,10 @@
 //
 // A mount is described by a small file, named after its device number, in
 // /run/ext4box for root, else in $XDG_RUNTIME_DIR/ext4box or /tmp/ext4box-UID.
-// The launcher creates it under a private name, locks it (flock), and only then
+// The keeper creates it under a private name, locks it (flock), and only then
 // gives it its name, so a name always belongs to a locked file or to a dead
-// server. The server inherits the descriptor and with it the lock; it needs no
-// path and no file system access to keep it, and the kernel drops the lock when
-// the server has closed the image and ended, however it ends. Unmount opens the
+// server. The server is handed the descriptor and with it the lock, and the kernel drops that
+// when both have ended, the server with the image closed, however they end. Unmount opens the
 // file first, unmounts, and waits for the lock.
 //
 // # Trust

@@ -14,7 +14,7 @@ import (
 type iomapOptions struct {
 	Mode   string `json:"mode"`   // of the mount option; empty: mount.IomapAuto
 	Device string `json:"device"` // the block device, by its path
-	Why    string `json:"why"`    // why it cannot, half a sentence; empty: as far as the launcher knows it can
+	Why    string `json:"why"`    // why it cannot, half a sentence; empty: as far as the keeper knows it can
 }
 
 // wantDevice finds the block device that a mount needs, if it needs one, and says in
