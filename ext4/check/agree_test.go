@@ -24,6 +24,8 @@ import (
 // says that descriptors look bad where the check tells which place in them does, and
 // that a journal is invalid whether its inode is or its superblock.
 var alike = map[check.Class]check.Class{
+	check.ExtentEndsBeyond: check.ExtentBadStart, // the same words
+
 	check.SuperblockChecksum: check.SuperblockCorrupt,
 	check.SuperblockBackup:   check.SuperblockCorrupt,
 	check.GroupBlockBitmap:   check.GroupDescBackup,

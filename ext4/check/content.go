@@ -10,13 +10,15 @@ import (
 // content examines attributes, block map, size and count of blocks.
 func (x *examination) content() error {
 	c, in := x.c, x.in
+	if in.is(disk.FlagInlineData) {
+		if err := x.inline(); err != nil {
+			return err
+		}
+	}
 	if err := x.xattrs(); err != nil {
 		return err
 	}
-	switch {
-	case in.is(disk.FlagInlineData):
-		x.inline()
-	case in.mapped():
+	if in.mapped() {
 		if err := x.blockMap(); err != nil {
 			return err
 		}
@@ -183,20 +185,25 @@ func (x *examination) blockMap() error {
 	})
 }
 
-// inline examines data inside the inode.
-func (x *examination) inline() {
-	in := x.in
+// inline examines data inside the inode, whose attributes must all be readable.
+func (x *examination) inline() error {
+	c, in := x.c, x.in
 	if in.Size <= disk.InodeBlockSize && in.IsSymlink() {
-		return
+		return nil
 	}
-	a, err := xattr.Inode("", in.raw, in.ExtraIsize)
-	if err == nil {
-		_, ok := a.Find(disk.XattrSystem, disk.XattrSystemInline)
-		if ok {
-			return
+	a, bad := xattr.Inode("", in.raw, in.ExtraIsize)
+	_, ok := a.Find(disk.XattrSystem, disk.XattrSystemInline)
+	if ok = ok && bad == nil; ok && in.FileACL != 0 && c.xattrPlace(in) {
+		b := make([]byte, c.geo.BlockSize)
+		if err := c.readBlock(b, in.FileACL); ignoreBeyond(err) != nil {
+			return err
 		}
+		ok = disk.DecodeXattrHeader(b).Magic == disk.XattrMagic
 	}
-	x.found(InlineNoXattr, "inode %d has the flag of inline data, but not the attribute", in.ino)
+	if !ok {
+		x.found(InlineNoXattr, "inode %d has the flag of inline data, but not the attribute", in.ino)
+	}
+	return nil
 }
 
 // indexRoot examines the head of an indexed directory.
@@ -288,12 +295,6 @@ func (x *examination) sizes() {
 	bad, should := false, uint64(0)
 	switch {
 	case in.is(disk.FlagInlineData):
-		if in.IsDir() || in.IsReg() {
-			room := uint64(len(in.raw)) // more than there can be
-			if size > room {
-				bad, should = true, room
-			}
-		}
 	case in.IsDir():
 		blocks := size >> g.BlockBits
 		if size&uint64(g.BlockSize-1) != 0 || blocks != x.last {

@@ -129,14 +129,15 @@ func (x *examination) inodeFlags() error {
 	inline, extents := in.is(disk.FlagInlineData), in.is(disk.FlagExtents)
 	data := in.IsReg() || in.IsDir() || in.IsSymlink()
 	switch {
-	case inline && sb.Incompat&disk.IncompatInlineData == 0:
-		x.found(InlineFlagFeature, "inode %d has inline data, but the filesystem has not the feature", in.ino)
+	case inline && treeLike:
+		x.found(ExtentRootInvalid, "inode %d has an extent header, but its flag says inline data", in.ino)
 		x.bad = true
 	case inline && extents:
 		x.found(InlineAndExtents, "inode %d has the flags of both inline data and extents", in.ino)
 		x.bad = true
-	case inline && treeLike:
-		x.found(InlineAndExtents, "inode %d has an extent header, but its flag says inline data", in.ino)
+	case inline && sb.Incompat&disk.IncompatInlineData == 0:
+		x.found(InlineFlagFeature, "inode %d has inline data, but the filesystem has not the feature", in.ino)
+		x.bad = true
 	}
 	if extents && !inline {
 		switch {
@@ -145,9 +146,7 @@ func (x *examination) inodeFlags() error {
 		case sb.Incompat&disk.IncompatExtents == 0:
 			x.found(ExtentsFlagSet, "inode %d has the extents flag on a filesystem without extents", in.ino)
 			x.bad = true
-		case !data && !x.reserved() && in.Type() != 0:
-			x.found(DeviceExtents, "the special file inode %d has extents", in.ino)
-			x.bad = true
+		case !data:
 		case !treeLike:
 			x.found(ExtentRootInvalid, "inode %d has a corrupt extent header", in.ino)
 			x.bad = true

@@ -1,12 +1,16 @@
 package check
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/journal"
 )
+
+// journalMagic begins each block of a journal that is not data.
+const journalMagic = 0xC03B3998
 
 // journal examines the journal as far as it has to be sound to be replayed; what is
 // in it is not looked at.
@@ -45,6 +49,11 @@ func (c *checker) journal(b *batch) error {
 		}
 		o.LogBlocks = uint64(file.size) >> c.geo.BlockBits
 		log = file
+		var head [4]byte
+		if _, err := file.ReadAt(head[:], 0); err == nil && binary.BigEndian.Uint32(head[:]) != journalMagic {
+			b.fs(JournalInode, "the superblock has an invalid journal (inode %d)", c.sb.JournalIno)
+			return errStop
+		}
 	}
 	j, err := journal.Load(log, o)
 	var feature *disk.FeatureError

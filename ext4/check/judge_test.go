@@ -93,7 +93,7 @@ var phrases = compile([]phrase{
 	{`Inode \d+ missing EXTENT_FL`, check.ExtentsFlagMissing},
 	{`Inode \d+ has corrupt extent header|Inode \d+ has extent header but inline`, check.ExtentRootInvalid},
 	{`Inode \d+ has an invalid extent node`, check.ExtentNodeInvalid},
-	{`Inode \d+, end of extent exceeds`, check.ExtentEndsBeyond},
+	{`Inode \d+, end of extent exceeds`, check.ExtentOutOfBounds},
 	{`Inode \d+ has zero length extent`, check.ExtentEmpty},
 	{`Inode \d+ has out of order extents`, check.ExtentOutOfOrder},
 	{`Inode \d+ has a duplicate extent`, check.ExtentDuplicate},

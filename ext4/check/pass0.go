@@ -139,11 +139,10 @@ func (c *checker) descs0(b *batch) error {
 		case !csum && d.Flags&(disk.GroupBlockUninit|disk.GroupInodeUninit) != 0:
 			b.minorGroup(GroupUninit, group, "group %d's descriptor is marked uninitialised without the feature", group)
 		case !csum:
-		case d.ItableUnused > g.InodesPerGroup || d.ItableUnused > d.FreeInodes ||
-			d.ItableUnused < g.InodesPerGroup && d.Flags&disk.GroupInodeUninit != 0 && false:
-			b.minorGroup(GroupUnusedInodes, group, "group %d's descriptor has an invalid count of unused inodes, %d", group, d.ItableUnused)
-		case group == g.Groups-1 && d.Flags&disk.GroupBlockUninit != 0 && g.GroupBlocks(group) < g.BlocksPerGroup:
+		case group == g.Groups-1 && d.Flags&disk.GroupBlockUninit != 0:
 			b.minorGroup(GroupLastUninit, group, "the last group's block bitmap is uninitialised")
+		case d.ItableUnused > g.InodesPerGroup || d.ItableUnused > d.FreeInodes:
+			b.minorGroup(GroupUnusedInodes, group, "group %d's descriptor has an invalid count of unused inodes, %d", group, d.ItableUnused)
 		}
 	}
 	return nil
@@ -234,36 +233,18 @@ func (c *checker) resizeInode(b *batch) error {
 	return nil
 }
 
-// resizeMap tells whether the block at blk leads to the reserved descriptor blocks
-// and each of these to its copies.
+// resizeMap tells whether the block at blk leads to the reserved descriptor blocks.
 func (c *checker) resizeMap(blk uint64) (bool, error) {
 	g := &c.geo
 	dind := make([]byte, g.BlockSize)
 	if err := c.readBlock(dind, blk); err != nil {
 		return false, ignoreBeyond(err)
 	}
-	per := int(g.BlockSize / 4)
 	first := disk.SuperblockOffset>>g.BlockBits + 1 + uint64(g.DescBlocks)
-	node := make([]byte, g.BlockSize)
-	for i := range int(c.sb.ReservedGDT) {
-		at := first + uint64(i)
-		slot := int((uint64(g.DescBlocks) + uint64(i)) % uint64(per))
-		if uint64(le32(dind[4*slot:])) != at {
+	for i := range uint64(c.sb.ReservedGDT) {
+		slot := (uint64(g.DescBlocks) + i) % uint64(g.BlockSize/4)
+		if uint64(le32(dind[4*slot:])) != first+i {
 			return false, nil
-		}
-		if err := c.readBlock(node, at); err != nil {
-			return false, ignoreBeyond(err)
-		}
-		n := 0
-		for group := uint32(1); group < g.Groups && n < per; group++ {
-			if !g.HasSuper(group) {
-				continue
-			}
-			want := at + uint64(group)*uint64(g.BlocksPerGroup)
-			if want >= g.BlocksCount || uint64(le32(node[4*n:])) != want {
-				return false, nil
-			}
-			n++
 		}
 	}
 	return true, nil

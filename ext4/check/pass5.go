@@ -21,7 +21,48 @@ func (c *checker) pass5() error {
 	if err := c.parallel(uint64(c.geo.Groups), "groups", c.padding(false)); err != nil {
 		return err
 	}
-	return c.parallel(uint64(c.geo.Groups), "groups", c.padding(true))
+	if err := c.parallel(uint64(c.geo.Groups), "groups", c.padding(true)); err != nil {
+		return err
+	}
+	return c.serial(c.orphanFile)
+}
+
+// orphanFile sees whether the orphan file is empty where it is said to be.
+func (c *checker) orphanFile(b *batch) error {
+	if c.sb.Compat&disk.CompatOrphanFile == 0 || c.sb.ROCompat&disk.ROCompatOrphanPresent != 0 ||
+		c.sb.OrphanFileIno < 1 || c.sb.OrphanFileIno > c.geo.InodesCount {
+		return nil
+	}
+	in, ok, err := c.inode(c.sb.OrphanFileIno)
+	if err != nil || !ok || !in.IsReg() {
+		return err
+	}
+	f, _, err := c.file(in)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, c.geo.BlockSize)
+	for i := range min(uint64(f.size)>>c.geo.BlockBits, disk.OrphanFileMaxBlocks) {
+		at := f.block(i)
+		if at == 0 {
+			b.block(OrphanFile, in.ino, 0, "the orphan file has a hole at block %d", i)
+			continue
+		}
+		if err := c.readBlock(block, at); err != nil {
+			if err != errBeyond {
+				return err
+			}
+			clear(block)
+		}
+		used := false
+		for slot := range disk.OrphanSlots(len(block)) {
+			used = used || disk.OrphanSlot(block, slot) != 0
+		}
+		if used || disk.CheckOrphanBlock(&c.sums, in.seed, at, block) != nil {
+			b.block(OrphanFileNotClean, in.ino, at, "block %d of the orphan file is not clean", i)
+		}
+	}
+	return nil
 }
 
 // bitmap reads a bitmap. It is nil where it is not stored or cannot be read, which

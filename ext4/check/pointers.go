@@ -28,7 +28,6 @@ type pointerWalk struct {
 	per     uint64 // pointers in a block
 	run     mapping
 	stopped bool
-	path    [3]uint64
 }
 
 // list goes through pointers to trees of so many levels, which are in block blk
@@ -56,15 +55,6 @@ func (w *pointerWalk) list(b []byte, blk uint64, level int, first uint64) error 
 		if w.stopped || !w.fn(mapping{logical: logical, start: p, n: 1, node: true}) {
 			continue
 		}
-		cycle := false
-		for _, above := range w.path[level:] {
-			cycle = cycle || above == p
-		}
-		if cycle {
-			w.problem(PointerIllegal, p, "has an indirect block %d that leads to itself", p)
-			continue
-		}
-		w.path[level-1] = p
 		node := make([]byte, g.BlockSize)
 		switch err := w.c.readBlock(node, p); {
 		case err == errBeyond:
@@ -76,7 +66,6 @@ func (w *pointerWalk) list(b []byte, blk uint64, level int, first uint64) error 
 		if err := w.list(node, p, level-1, logical); err != nil {
 			return err
 		}
-		w.path[level-1] = 0
 	}
 	return nil
 }

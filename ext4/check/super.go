@@ -57,7 +57,7 @@ func (c *checker) trySuper(blk, off uint64) (problem string, class Class, err er
 		}
 	}
 	if sb.RevLevel > disk.RevDynamic {
-		return fmt.Sprintf("the revision %d is too high", sb.RevLevel), FeaturesUnsupported, nil
+		return fmt.Sprintf("the revision %d is too high", sb.RevLevel), SuperblockCorrupt, nil
 	}
 	geo, err := sb.Geometry()
 	if err != nil {
@@ -114,7 +114,7 @@ func (c *checker) superFields(b *batch) error {
 		return impossible("first_ino", uint64(sb.FirstIno))
 	}
 	if size := uint64(c.dev.Size()) >> g.BlockBits; g.BlocksCount > size {
-		b.fs(FSSizeWrong, "the filesystem has %d blocks according to the superblock, the device %d", g.BlocksCount, size)
+		b.minor(FSSizeWrong, "the filesystem has %d blocks according to the superblock, the device %d", g.BlocksCount, size)
 	}
 	if sb.Compat&disk.CompatResizeInode == 0 && sb.ReservedGDT != 0 {
 		b.minor(ReservedGDT, "the filesystem has no resize_inode, but s_reserved_gdt_blocks is %d", sb.ReservedGDT)

@@ -116,6 +116,9 @@ func (x *examination) values(a xattr.Area) (err error) {
 	c, in := x.c, x.in
 	a.Each(func(at xattr.Attr) bool {
 		if at.Ino == 0 {
+			if at.Hash != 0 && !xattr.HashFits(&at) {
+				x.found(InodeXattrCorrupt, "an attribute in inode %d has a hash (%d) which is invalid", in.ino, at.Hash)
+			}
 			return true
 		}
 		if at.Ino < c.geo.FirstIno || at.Ino > c.geo.InodesCount || c.sb.Incompat&disk.IncompatEAInode == 0 {

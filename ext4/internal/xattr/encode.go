@@ -153,6 +153,21 @@ func entryHash(name, value []byte) uint32 {
 	return h
 }
 
+// HashFits tells whether the stored hash of an attribute whose value is beside it
+// fits name and value. Some kernels took names as signed characters.
+func HashFits(at *Attr) bool {
+	padded := append(append(make([]byte, 0, len(at.Value)+3), at.Value...), 0, 0, 0)
+	padded = padded[:len(padded)&^3]
+	h := uint32(0)
+	for _, c := range at.Name {
+		h = h<<5 ^ h>>27 ^ uint32(int32(int8(c)))
+	}
+	for v := padded; len(v) >= 4; v = v[4:] {
+		h = h<<16 ^ h>>16 ^ binary.LittleEndian.Uint32(v)
+	}
+	return at.Hash == h || at.Hash == entryHash(at.Name, padded)
+}
+
 // ValueHash is the hash of an attribute whose value is in another inode and has
 // that checksum.
 func ValueHash(name []byte, sum uint32) uint32 {
