@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"time"
 
 	"ext4box/ext4/internal/disk"
@@ -80,6 +81,12 @@ func (c *checker) backupSuper() bool {
 func (c *checker) descsBad(b *batch, tell bool) (bad bool, err error) {
 	g := &c.geo
 	flex := c.sb.Incompat&disk.IncompatFlexBG != 0
+	if _, _, ok, err := c.desc(g.Groups - 1); err != nil || !ok {
+		if err == nil && tell {
+			b.group(GroupDescUnreadable, g.Groups-1, "the descriptor of group %d lies beyond the device", g.Groups-1)
+		}
+		return true, cmp.Or(err, errStop)
+	}
 	for group := range g.Groups {
 		d, _, ok, err := c.desc(group)
 		if err != nil {
