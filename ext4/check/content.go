@@ -233,9 +233,10 @@ func (x *examination) indexRoot() error {
 	}
 	const info = 0x18 // behind the records of "." and ".."
 	version, length, levels, flags := b[info+4], b[info+5], b[info+6], b[info+7]
-	maxLevels := uint8(1)
+	// One more than there may be, as for e2fsck: that is for pass 2.
+	maxLevels := uint8(2)
 	if c.sb.Incompat&disk.IncompatLargeDir != 0 {
-		maxLevels = 2
+		maxLevels = 3
 	}
 	switch {
 	case le32(b[info:]) != 0 || length < 8:
