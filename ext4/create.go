@@ -393,6 +393,7 @@ func (fs *FS) openDir(in *inode) *dirent.Dir {
 		Indexed:  in.Flags&disk.FlagIndex != 0,
 		Casefold: in.Flags&disk.FlagCasefold != 0,
 		RawNames: in.encrypted(),
+		Distinct: &in.distinct,
 	}
 }
 

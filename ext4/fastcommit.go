@@ -4,7 +4,6 @@ import (
 	"errors"
 	"syscall"
 
-	"ext4box/ext4/internal/cache"
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/fastcommit"
@@ -24,7 +23,7 @@ func (fs *FS) replayFastCommits(j *journal.Journal, r *journal.Replay) error {
 	}
 	fs.fc = st
 	fs.recovery.Fast = true
-	fs.nodes = cache.New(inodeCacheEntries, inodePolicy) // without what is now outdated
+	fs.nodes = fs.newNodes() // without what is now outdated
 	return nil
 }
 

@@ -29,12 +29,6 @@ const RootIno Ino = disk.InoRoot
 // NameMax is the longest file name, in bytes.
 const NameMax = disk.NameMax
 
-const (
-	defaultCacheBytes = 32 << 20
-	// inodeCacheEntries bounds the inode cache; an entry takes about 300 bytes.
-	inodeCacheEntries = 32 << 10
-)
-
 // Options says how an image is opened. The zero value opens it read-only with
 // recovery from its journal.
 type Options struct {
@@ -102,7 +96,12 @@ type Options struct {
 	// the sb= mount option; 0 is the primary one.
 	Superblock int64
 
-	// CacheBytes bounds the metadata block cache; 0 means 32 MiB.
+	// Memory bounds, in bytes, what the filesystem keeps in memory; 0 means
+	// [DefaultMemory]. It does not count what the kernel makes it remember: some 20 bytes
+	// for each inode that is held ([FS.Hold]).
+	Memory int64
+
+	// CacheBytes bounds the metadata block cache; 0 means its share of Memory.
 	CacheBytes int64
 
 	// MinixDF makes Statfs count the filesystem's own blocks as used space
@@ -172,9 +171,6 @@ type Recovery struct {
 func Open(dev blockdev.Device, o Options) (*FS, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.CacheBytes <= 0 {
-		o.CacheBytes = defaultCacheBytes
 	}
 	fs, err := open(dev, o)
 	var damage *notWritableError
@@ -261,9 +257,9 @@ func (fs *FS) load() error {
 	}
 	sb := &fs.sb
 	fs.sums = sb.Checksums()
-	fs.blks = buffer.New(fs.dev, int(fs.geo.BlockSize), fs.opts.CacheBytes)
+	fs.blks = buffer.New(fs.dev, int(fs.geo.BlockSize), fs.opts.shares().blocks)
 	fs.blks.OnError = fs.foundInBlock
-	fs.nodes = cache.New(inodeCacheEntries, inodePolicy)
+	fs.nodes = fs.newNodes()
 	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment()), Block: uint64(fs.geo.BlockSize)}
 	fs.limit = fs.mover
 	fs.limit.Mapper = limitedMapper{fs}
@@ -283,6 +279,11 @@ func (fs *FS) load() error {
 	fs.free = freeSummary{}
 	fs.zones = syszone.New(&fs.geo, sb.GroupsPerFlex(), fs.superBlock, fs.readGroup)
 	return nil
+}
+
+// newNodes is an empty cache of inodes.
+func (fs *FS) newNodes() *cache.Cache[inode] {
+	return cache.New(atLeast(1, fs.opts.shares().inodes, inodeBytes), inodePolicy)
 }
 
 // Close releases the image and its journal device.

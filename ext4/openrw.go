@@ -92,10 +92,12 @@ func (fs *FS) openWriter(j *journal.Journal, log journal.LogDevice) error {
 // startWriter sets up fs.w and with it the journal, for ordinary work or, with r,
 // for the one transaction that recovers fast commits.
 func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.Replay) error {
-	w := &writer{quotaCredits: fs.quotaCredits(), maxReserved: maxReserved}
+	mem := fs.opts.shares()
+	w := &writer{quotaCredits: fs.quotaCredits(), maxReserved: int64(atLeast(minReserved, mem.pending, reservedBytes))}
 	o := journal.WriterOptions{
 		Interval:   fs.opts.CommitInterval,
 		NoBarrier:  fs.opts.NoBarrier,
+		Memory:     mem.journal,
 		OnAbort:    fs.abortDamage,
 		Wide:       fs.sb.Incompat&disk.Incompat64Bit != 0,
 		ChecksumV3: fs.sums.Metadata,
@@ -116,7 +118,7 @@ func (fs *FS) startWriter(j *journal.Journal, log journal.LogDevice, r *journal.
 	}
 	w.groups = balloc.New(balloc.Config{
 		Cache: fs.blks, Geo: &fs.geo, Sums: &fs.sums, Super: &fs.sb, SuperBlock: fs.superBlock,
-		Pool: fs.pool(), Protected: runs,
+		Pool: fs.pool(), Protected: runs, MemoryBytes: mem.bitmaps,
 		Own: func(start, n uint64) bool { return !fs.zones.Free(start, n) },
 		OnCorrupt: func(group uint32, err error) {
 			fs.log.Error("block group set aside", "group", group, "error", err)
@@ -183,6 +185,9 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 		}
 		if run.State != extent.Written {
 			return nil, disk.Corruptf("journal", "block %d is not mapped", blk)
+		}
+		if len(runs) == maxJournalRuns {
+			return nil, disk.Corruptf("journal", "is in more than %d pieces", maxJournalRuns)
 		}
 		run.Clip(blk, min(run.End(), fs.journalLen))
 		runs = append(runs, journal.Run{Log: uint32(blk), Device: run.Start, Blocks: uint32(run.Len)})

@@ -14,9 +14,9 @@ import (
 // have a name are shown as if they had been truncated, and the space of the
 // others counts as free.
 
-// maxOrphans bounds the memory for orphans: twice what the largest orphan file
-// holds with blocks of 4 KiB.
-const maxOrphans = 1 << 20
+// maxOrphans bounds the memory for orphans: by default, some more than what the
+// largest orphan file holds with blocks of 4 KiB.
+func (fs *FS) maxOrphans() int { return atLeast(1024, fs.opts.shares().orphans, orphanBytes) }
 
 // orphanCost is the work of reading an inode, in units of following a run of
 // blocks.
@@ -43,7 +43,7 @@ func (fs *FS) findOrphans() {
 			break
 		}
 		orphans[ino] = struct{}{}
-		if len(orphans) == maxOrphans {
+		if len(orphans) == fs.maxOrphans() {
 			fs.log.Warn("orphan list is too long", "inodes", len(orphans))
 			break
 		}
@@ -68,8 +68,8 @@ func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
 			if ino == 0 || fs.private(ino) || uint32(ino) > fs.geo.InodesCount {
 				continue
 			}
-			if orphans[ino] = struct{}{}; len(orphans) >= maxOrphans {
-				return disk.Corruptf("orphan file", "holds more than %d inodes", maxOrphans)
+			if orphans[ino] = struct{}{}; len(orphans) >= fs.maxOrphans() {
+				return disk.Corruptf("orphan file", "holds more than %d inodes", fs.maxOrphans())
 			}
 		}
 		return nil

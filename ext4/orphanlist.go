@@ -3,6 +3,7 @@ package ext4
 import (
 	"container/list"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 
@@ -110,7 +111,7 @@ func (o *orphanList) enter(e *list.Element) {
 // the lookups of a kernel. An inode without a name is freed when nobody does.
 type holds struct {
 	mu     sync.Mutex
-	count  map[Ino]uint64
+	count  map[Ino]uint32   // of which the largest is not counted any further, up or down
 	mapped map[Ino]struct{} // may have mappings that were handed out; see recall.go
 }
 
@@ -123,9 +124,11 @@ func (fs *FS) Hold(ino Ino) {
 	h := &fs.w.holds
 	h.mu.Lock()
 	if h.count == nil {
-		h.count = make(map[Ino]uint64)
+		h.count = make(map[Ino]uint32)
 	}
-	h.count[ino]++
+	if h.count[ino] < math.MaxUint32 {
+		h.count[ino]++
+	}
 	h.mu.Unlock()
 }
 
@@ -137,7 +140,9 @@ func (fs *FS) Unhold(ino Ino, n uint64) error {
 	h := &fs.w.holds
 	h.mu.Lock()
 	left := h.count[ino]
-	left -= min(n, left)
+	if left < math.MaxUint32 {
+		left -= uint32(min(n, uint64(left)))
+	}
 	if left > 0 {
 		h.count[ino] = left
 	} else {

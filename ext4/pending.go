@@ -15,10 +15,10 @@ type reserved struct {
 	ahead bool // nobody has asked for it yet
 }
 
-// maxReserved bounds how many runs are pending, in all files together, and with that the memory for them,
-// some 40 bytes each, where data is moved outside. A write that fails after its question leaves a run behind
-// of which nobody may ever hear again, so nothing else bounds them but the space on the device.
-const maxReserved = 4 << 20
+// minReserved is how many runs may be pending in any case, in all files together, where data is moved
+// outside. A write that fails after its question leaves a run behind of which nobody may ever hear again, so
+// nothing else bounds them but the space on the device, and the share of memory that they have.
+const minReserved = 1 << 12
 
 // covering is the place in pending of the first run that ends behind blk.
 func covering(pending []reserved, blk uint64) int {

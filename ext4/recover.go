@@ -143,6 +143,7 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 	o := journal.Options{
 		BlockSize:    int(fs.geo.BlockSize),
 		DeviceBlocks: uint64(fs.dev.Size()) >> fs.geo.BlockBits,
+		MaxLogged:    atLeast(1<<16, fs.opts.shares().recover, loggedBytes),
 	}
 	if fs.recovery.External {
 		dev := fs.opts.JournalDevice

@@ -6,8 +6,8 @@ import (
 	"ext4box/ext4/internal/syszone"
 )
 
-// maxJournalRuns is how many pieces of a journal are kept out of files where
-// nothing is written to it: such a journal is not checked otherwise.
+// maxJournalRuns is how many pieces a journal may have that is written to, and how
+// many are kept out of files where it is not: such a journal is not checked otherwise.
 const maxJournalRuns = 1 << 16
 
 // zonesFor are the blocks that an inode must not have. The journal has its own,

@@ -15,6 +15,11 @@ type Options struct {
 	LogBlocks    uint64 // length of the log in blocks: of the inode, or of the journal device
 	Superblock   uint32 // block of the log that is the jbd2 superblock: 0 in an inode, [ExternalSuperblock] on a device
 	DeviceBlocks uint64 // size of the filesystem's device in blocks; more than s_blocks_count after a grow that is still in the log
+
+	// MaxLogged is the most logged blocks of which a log is recovered; 0: as many as there
+	// are in the largest journal that mke2fs makes. It bounds the memory that a recovery
+	// takes, up to 80 bytes for each, and the time for those that are in a sparse image.
+	MaxLogged int
 }
 
 // ExternalSuperblock is the block number of the jbd2 superblock on a journal

@@ -7,11 +7,9 @@ import (
 	"ext4box/ext4/internal/disk"
 )
 
-// maxLogged is the most logged blocks of which the log is recovered: as many as
-// there are in the largest journal that mke2fs makes, with larger blocks than
-// 4 KiB accordingly fewer. It bounds the memory that a recovery takes, about 50
-// bytes for each, and the time for those that are in a sparse image.
-const maxLogged = 10240000
+// defaultMaxLogged is how many logged blocks there are in the largest journal that
+// mke2fs makes.
+const defaultMaxLogged = 10240000
 
 // later reports whether tid a comes at or after tid b. Transaction numbers wrap
 // around, and 0 is one of them.
@@ -134,8 +132,12 @@ func (c *cursor) inLog() bool { return !later(c.tid, c.rc.end) }
 
 // collect lists the logged blocks of the committed transactions.
 func (rc *recovery) collect() error {
-	if rc.logged > maxLogged/max(1, rc.j.o.BlockSize/4096) {
-		return disk.Corruptf("journal", "%d logged blocks are more than there can be", rc.logged)
+	limit := defaultMaxLogged
+	if rc.j.o.MaxLogged > 0 {
+		limit = min(limit, rc.j.o.MaxLogged)
+	}
+	if rc.logged > limit/max(1, rc.j.o.BlockSize/4096) {
+		return disk.Corruptf("journal", "%d logged blocks are more than there is memory for; recover it with e2fsck, or with a higher memlimit=", rc.logged)
 	}
 	rc.blocks = make([]logged, 0, rc.logged)
 	l := &rc.j.layout
@@ -150,7 +152,7 @@ func (rc *recovery) collect() error {
 			var t Tag
 			for r := l.tags(b); r.next(&t); {
 				at := c.next
-				if !c.advance(1) {
+				if !c.advance(1) || len(rc.blocks) == rc.logged {
 					return errUnsteady
 				}
 				rc.blocks = append(rc.blocks, logged{
