@@ -63,7 +63,7 @@ func (d *discards) run() {
 				end = max(end, runs[i].End())
 			}
 			d.working.Lock()
-			_, err := d.fs.w.groups.Trim(start, end, 1, d.fs.discard)
+			_, err := d.fs.w.groups.Trim(start, end, 1, nil, d.fs.discard)
 			d.working.Unlock()
 			if err != nil && !d.goOn(err) {
 				return

@@ -145,6 +145,9 @@ func (fs *FS) sumFree() (free freeSpace, err error) {
 		t, err := fs.w.groups.Totals()
 		return freeSpace{t.FreeClusters, t.FreeInodes}, err
 	}
+	if fs.geo.Groups > maxWritableGroups { // too many to be read while somebody waits
+		return freeSpace{min(fs.sb.FreeBlocks, fs.geo.BlocksCount) >> fs.geo.ClusterBits, uint64(min(fs.sb.FreeInodes, fs.geo.InodesCount))}, nil
+	}
 	blk := make([]byte, fs.geo.BlockSize)
 	for i := range fs.geo.DescBlocks {
 		// Not through the cache, which holds what is asked for again.

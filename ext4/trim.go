@@ -33,7 +33,7 @@ func (fs *FS) Trim(start, n, least uint64, stop func() bool) (uint64, error) {
 	if err := fs.Sync(); err != nil {
 		return 0, err
 	}
-	blocks, err := fs.w.groups.Trim(first, end, least>>bits, func(start, n uint64) error {
+	blocks, err := fs.w.groups.Trim(first, end, least>>bits, stop, func(start, n uint64) error {
 		if stop != nil && stop() {
 			return syscall.EINTR
 		}

@@ -169,6 +169,9 @@ type versions struct {
 
 type version struct{ told, is uint32 }
 
+// maxVersions bounds the inodes whose generation changes during one mount.
+const maxVersions = 1 << 16
+
 // shown is the generation by which the kernel knows an inode that has generation
 // is.
 func (v *versions) shown(ino ext4.Ino, is uint32) uint32 {
@@ -180,14 +183,20 @@ func (v *versions) shown(ino ext4.Ino, is uint32) uint32 {
 	return is
 }
 
-func (v *versions) change(ino ext4.Ino, was, is uint32) {
+// change notes that a generation is about to change, and false if it must not, for too
+// many have.
+func (v *versions) change(ino ext4.Ino, was, is uint32) bool {
 	told := v.shown(ino, was)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.now == nil {
 		v.now = make(map[ext4.Ino]version)
 	}
+	if _, known := v.now[ino]; !known && len(v.now) >= maxVersions {
+		return false
+	}
 	v.now[ino] = version{told, is}
+	return true
 }
 
 // setVersion changes the generation of an inode, which its owner may.
@@ -204,10 +213,12 @@ func (s *Server) setVersion(r *fuse.Request, data []byte) syscall.Errno {
 		return syscall.EPERM
 	}
 	to := binary.NativeEndian.Uint32(data)
+	if !s.versions.change(ino, st.Generation, to) {
+		return syscall.ENOSPC
+	}
 	if err := s.fs.SetGeneration(ino, to); err != nil {
 		return s.errno(r, err)
 	}
-	s.versions.change(ino, st.Generation, to)
 	s.stale(r)
 	return s.durable(r, ino)
 }

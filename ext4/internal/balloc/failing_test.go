@@ -47,7 +47,7 @@ func TestReadErrors(t *testing.T) {
 			if check(err) {
 				inodes[ino] = i%2 == 0
 			}
-			_, err = f.gs.Trim(i*1000, i*1000+3000, 10, func(_, _ uint64) error { return nil })
+			_, err = f.gs.Trim(i*1000, i*1000+3000, 10, nil, func(_, _ uint64) error { return nil })
 			check(err)
 			f.commit()
 		}

@@ -439,7 +439,7 @@ func TestConcurrent(t *testing.T) {
 				return
 			default:
 			}
-			if _, err := f.gs.Trim(0, f.geo.BlocksCount, 20, func(start, n uint64) error {
+			if _, err := f.gs.Trim(0, f.geo.BlocksCount, 20, nil, func(start, n uint64) error {
 				own(Run{start, uint32(n)})
 				disown(Run{start, uint32(n)})
 				return nil

@@ -77,7 +77,7 @@ func (gs *Groups) hasBlocks(num uint32) bool {
 
 // sweepInodes takes an inode from the first group in [lo, hi) that has one.
 func (gs *Groups) sweepInodes(tx buffer.Tx, lo, hi uint32, dir bool) (uint32, error) {
-	for at := lo; at < hi; at++ {
+	for at, corrupt := lo, 0; at < hi && corrupt < searchCorrupt; at++ {
 		num, c, ok := gs.inodes.next(at, hi, exactFrom(0)|only(unknown))
 		if !ok {
 			return 0, nil
@@ -94,6 +94,9 @@ func (gs *Groups) sweepInodes(tx buffer.Tx, lo, hi uint32, dir bool) (uint32, er
 		}
 		if ino, err := gs.allocInGroup(tx, num, dir); ino != 0 || err != nil {
 			return ino, err
+		}
+		if gs.inodes.get(num) == bad {
+			corrupt++
 		}
 	}
 	return 0, nil

@@ -35,6 +35,10 @@ type Request struct {
 const (
 	searchBitmaps = 16
 	searchDescs   = 32
+
+	// searchCorrupt is after how many groups that turn out to be corrupt, and are set
+	// aside, a search gives up: it may hold a transaction open. The next one goes on.
+	searchCorrupt = 256
 )
 
 // Reserve makes a run of free blocks pending. It takes, in this order, what is
@@ -89,6 +93,7 @@ type finder struct {
 	tight          bool
 	bitmaps, descs int   // left to read, unless it must be
 	must           bool  // read whatever it takes
+	corrupt        int   // groups that turned out to be corrupt
 	failed         error // the first that was not a corruption
 }
 
@@ -155,7 +160,7 @@ func (gs *Groups) findAtGoal(f *finder, merge bool) (Run, bool) {
 
 // sweep tries the groups of a range that may have a run of the given order.
 func (gs *Groups) sweep(f *finder, part span, order int) (Run, bool) {
-	for at := part.lo; at < part.hi; at++ {
+	for at := part.lo; at < part.hi && f.corrupt < searchCorrupt; at++ {
 		among := exactFrom(order)
 		if f.must || f.bitmaps > 0 {
 			among |= boundFrom(order)
@@ -209,7 +214,11 @@ func (gs *Groups) try(f *finder, num uint32) (Run, bool) {
 
 // note keeps an error that should be told if nothing is found.
 func (f *finder) note(err error) {
-	if err != nil && f.failed == nil && !isCorrupt(err) {
+	switch {
+	case err == nil:
+	case isCorrupt(err):
+		f.corrupt++
+	case f.failed == nil:
 		f.failed = err
 	}
 }

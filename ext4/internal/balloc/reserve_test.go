@@ -355,7 +355,7 @@ func TestTrim(t *testing.T) {
 	f.freeRun(gone) // not committed
 	seen := make(disk.Bitmap, f.geo.BlocksCount/8+1)
 	const least = 64
-	total, err := f.gs.Trim(0, 1<<62, least, func(start, n uint64) error {
+	total, err := f.gs.Trim(0, 1<<62, least, nil, func(start, n uint64) error {
 		if n < least {
 			t.Errorf("%d blocks at %d", n, start)
 		}
@@ -383,7 +383,7 @@ func TestTrim(t *testing.T) {
 	if slack := usable - total; slack > least*uint64(f.geo.Groups) {
 		t.Errorf("%d of %d free blocks discarded", total, usable)
 	}
-	n, err := f.gs.Trim(60000, 60010, 0, func(start, n uint64) error {
+	n, err := f.gs.Trim(60000, 60010, 0, nil, func(start, n uint64) error {
 		if start < 60000 || start+n > 60010 {
 			t.Errorf("%d+%d", start, n)
 		}
@@ -392,10 +392,10 @@ func TestTrim(t *testing.T) {
 	if n != 10 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
-	if _, err := f.gs.Trim(f.geo.BlocksCount, 1<<62, 0, nil); !errors.Is(err, syscall.EINVAL) {
+	if _, err := f.gs.Trim(f.geo.BlocksCount, 1<<62, 0, nil, nil); !errors.Is(err, syscall.EINVAL) {
 		t.Error(err)
 	}
-	if _, err := f.gs.Trim(0, 1<<62, 1, func(uint64, uint64) error { return syscall.EIO }); err != syscall.EIO {
+	if _, err := f.gs.Trim(0, 1<<62, 1, nil, func(uint64, uint64) error { return syscall.EIO }); err != syscall.EIO {
 		t.Error(err)
 	}
 	if got := f.totals().Usable - uint64(gone.Len); got != usable {

@@ -9,8 +9,9 @@ import (
 // end), one at a time; meanwhile nobody gets the run. Runs freed by transactions
 // that are not committed are left out, for a crash can bring back what was in
 // them. end may lie beyond the filesystem. Groups that cannot be trusted are
-// passed over. It returns the number of blocks discarded.
-func (gs *Groups) Trim(start, end, minLen uint64, discard func(start, n uint64) error) (uint64, error) {
+// passed over. stop, if not nil, is asked before each group whether to give up, with
+// EINTR. It returns the number of blocks discarded.
+func (gs *Groups) Trim(start, end, minLen uint64, stop func() bool, discard func(start, n uint64) error) (uint64, error) {
 	start, end = max(start, uint64(gs.Geo.FirstDataBlock)), min(end, gs.Geo.BlocksCount)
 	if start >= end {
 		return 0, fmt.Errorf("trim from block %d on: %w", start, syscall.EINVAL)
@@ -21,6 +22,10 @@ func (gs *Groups) Trim(start, end, minLen uint64, discard func(start, n uint64) 
 		return 0, nil
 	}
 	for num := gs.Geo.GroupOf(start); num <= gs.Geo.GroupOf(end-1); num++ {
+		// Also where there is nothing to discard, but bitmaps to be read.
+		if stop != nil && stop() {
+			return total, syscall.EINTR
+		}
 		first := gs.Geo.GroupFirstBlock(num)
 		// Clusters that lie in the range as a whole.
 		lo := uint32((max(start, first) - first + 1<<gs.ratio - 1) >> gs.ratio)

@@ -220,7 +220,9 @@ func (r *hashRead) readIndex(p *path) error {
 func (r *hashRead) readChain(p *path, hash uint32) error {
 	var floor keyed // the last entry that was passed on
 	for {
+		left, chain := p.visits, min(p.visits, maxCollisions)
 		q, more := *p, false
+		q.visits = chain // behind them no lookup finds a name either
 		for {
 			_, b, err := q.leaf()
 			if err != nil {
@@ -260,7 +262,9 @@ func (r *hashRead) readChain(p *path, hash uint32) error {
 		}
 		r.emit()
 		if r.stop || !more {
+			left -= chain - q.visits
 			*p = q
+			p.visits = left
 			return nil
 		}
 	}

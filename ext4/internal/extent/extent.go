@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strconv"
+	"sync"
 
 	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/disk"
@@ -98,8 +99,20 @@ func (m *Map) Lookup(blk uint64) (r Run, err error) {
 	return r, err
 }
 
-// maxHoles is the number of holes that a file which is not data may have.
-const maxHoles = 1 << 16
+const (
+	// maxHoles is the number of holes that a file which is not data may have.
+	maxHoles = 1 << 16
+	// maxPieces is in how many pieces such a file may be: as many as the largest directory
+	// without large_dir has blocks of 4 KiB. It bounds the memory for finding out whether
+	// they are apart, 16 bytes each.
+	maxPieces = 1 << 20
+	// manyPieces is from how many on there is one such file in memory at a time.
+	manyPieces = 1 << 14
+)
+
+// manyTurn is held while more than manyPieces are in memory. Nothing is waited for with it
+// but the device.
+var manyTurn sync.Mutex
 
 // CheckDistinct verifies that the first n blocks of the file, holes aside, are as
 // many blocks of the device: a few blocks of a hostile image can be mapped to
@@ -121,6 +134,12 @@ func (m *Map) CheckDistinct(what string, n uint64) (mapped uint64, err error) {
 	// Checked each time their number has doubled, so that what is kept stays
 	// within twice what there is in distinct ones.
 	next, holes := 1024, 0
+	turn := false
+	defer func() {
+		if turn {
+			manyTurn.Unlock()
+		}
+	}()
 	for blk := uint64(0); blk < n; {
 		run, err := m.Lookup(blk)
 		if err != nil {
@@ -133,6 +152,13 @@ func (m *Map) CheckDistinct(what string, n uint64) (mapped uint64, err error) {
 			}
 		} else {
 			mapped += run.Len
+			switch {
+			case len(spans) == maxPieces:
+				return 0, disk.Corruptf(what, "is in more than %d pieces", maxPieces)
+			case len(spans) == manyPieces && !turn:
+				manyTurn.Lock()
+				turn = true
+			}
 			spans = append(spans, span{run.Start, run.Start + run.Len})
 		}
 		if len(spans) == next {

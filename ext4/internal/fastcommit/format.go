@@ -123,8 +123,9 @@ type scan struct {
 	inodeSize int
 
 	sum   uint32
-	tags  int // seen
-	valid int // up to and with the last good tail
+	tags  int   // seen
+	valid int   // up to and with the last good tail
+	bytes int64 // of the tags seen
 }
 
 // block looks at a block of the area. more is false where the area ends, as far
@@ -137,6 +138,7 @@ func (s *scan) block(b []byte) (more bool, err error) {
 		}
 		b = b[len(t.raw):]
 		s.tags++
+		s.bytes += int64(len(t.raw))
 		switch t.typ {
 		case TagHead:
 			if le.Uint32(t.value[4:]) != s.tid {

@@ -45,6 +45,9 @@ func Load(area *io.SectionReader, o Options, base Base) (*State, error) {
 	if err := eachBlock(area, o.BlockSize, s.block); err != nil {
 		return nil, err
 	}
+	if s.bytes > maxBytes {
+		return nil, corruptf("%d bytes of them are more than there is memory for; recover the journal with e2fsck", s.bytes)
+	}
 	st := &State{inodes: map[uint32]*Inode{}, dirs: map[uint32]*Dir{}, tags: s.valid}
 	f := folder{st: st, base: base, o: o, left: s.valid}
 	if err := eachBlock(area, o.BlockSize, f.block); err != nil {
@@ -56,6 +59,10 @@ func Load(area *io.SectionReader, o Options, base Base) (*State, error) {
 	}
 	return st, nil
 }
+
+// maxBytes bounds the tags that are folded, 16 times what the area has by default with
+// blocks of 4 KiB. In memory they can become ten times as long.
+const maxBytes = 16 << 20
 
 // eachBlock calls fn for the blocks of the area, until it returns false.
 func eachBlock(area *io.SectionReader, blockSize int, fn func(b []byte) (more bool, err error)) error {

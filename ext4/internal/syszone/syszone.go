@@ -23,8 +23,9 @@ const (
 	// span many homes.
 	minHomeBlocks = 32768
 
-	// maxStrays bounds the ranges kept of structures outside their homes.
-	maxStrays = 1 << 18
+	// maxStrays bounds the ranges kept of structures outside their homes, and with
+	// that the time for keeping them in order, of which one request can cause all.
+	maxStrays = 1 << 16
 )
 
 // Run is a range of blocks.
