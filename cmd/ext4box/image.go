@@ -78,7 +78,7 @@ func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 	return ext4.Options{
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
 		JournalDevice: journal, MountPoint: o.MountPoint,
-		MinixDF: o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
+		Memory: int64(o.Mount.MemLimit), MinixDF: o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
 		NoBarrier: o.Mount.NoBarrier, Errors: onErrors[o.Mount.Errors], ParentGroup: o.Mount.ParentGroup,
 		ReservedUID: o.Mount.ReservedUID, ReservedGID: o.Mount.ReservedGID, MaxDirSize: o.Mount.MaxDirSize,
 		Discard: o.Mount.Discard, NoDiscard: o.Mount.NoDiscard,
