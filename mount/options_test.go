@@ -222,6 +222,15 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
+func TestMemLimit(t *testing.T) {
+	for s, want := range map[string]uint64{"64M": 64 << 20, "1g": 1 << 30, "63M": 0, "0": 0, "x": 0, "-1": 0} {
+		o, err := ParseOptions([]string{"memlimit=" + s}, false)
+		if (err == nil) != (want > 0) || o.MemLimit != want {
+			t.Errorf("memlimit=%s is %d: %v", s, o.MemLimit, err)
+		}
+	}
+}
+
 func TestMountinfo(t *testing.T) {
 	const text = `22 28 0:20 / /proc rw,relatime - proc proc rw
 36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 - ext3 /dev/root\134x rw,errors=continue

@@ -30,6 +30,8 @@ type imageOptions struct {
 
 	Iomap iomapOptions `json:"iomap"`
 
+	Memory int64 `json:"memory"` // what the file system may keep in memory, in bytes; 0: the default
+
 	// Mount are those that only a mount can ask for.
 	Mount mount.Ext4Options `json:"mount"`
 
@@ -78,7 +80,7 @@ func (o *imageOptions) engine(journal blockdev.Device) ext4.Options {
 	return ext4.Options{
 		ReadOnly: !o.Writable, NoRecovery: o.NoRecovery, Superblock: o.Superblock,
 		JournalDevice: journal, MountPoint: o.MountPoint,
-		Memory: int64(o.Mount.MemLimit), MinixDF: o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
+		Memory: o.Memory, MinixDF: o.Mount.MinixDF, CommitInterval: time.Duration(o.Mount.Commit) * time.Second,
 		NoBarrier: o.Mount.NoBarrier, Errors: onErrors[o.Mount.Errors], ParentGroup: o.Mount.ParentGroup,
 		ReservedUID: o.Mount.ReservedUID, ReservedGID: o.Mount.ReservedGID, MaxDirSize: o.Mount.MaxDirSize,
 		Discard: o.Mount.Discard, NoDiscard: o.Mount.NoDiscard,

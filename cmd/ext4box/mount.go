@@ -120,7 +120,7 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 	if opts.DataJournal && !opts.ReadOnly() {
 		return &mount.Error{Status: mount.StatusUsage, Err: errDataJournal}
 	}
-	o.image.merge(&opts.Ext4)
+	o.image.merge(&opts)
 
 	target, err := mount.OpenTarget(dir)
 	if err != nil {
@@ -222,7 +222,9 @@ func (o *mountOptions) offerIomap(target *mount.Target, opts *mount.Options) err
 }
 
 // merge takes over what was asked for by -o. Flags of the command line win.
-func (o *imageOptions) merge(e *mount.Ext4Options) {
+func (o *imageOptions) merge(opts *mount.Options) {
+	e := &opts.Ext4
+	o.Memory = int64(opts.MemLimit)
 	if o.Offset == 0 {
 		o.Offset = byteCount(e.Offset)
 	}

@@ -263,7 +263,7 @@ func (a *activation) parse(args []string) (image, dir string, err error) {
 	case o.Owners.Fakeroot && !known:
 		return usage(errors.New("mount option \"fakeroot\": a service in a user namespace does not know who mounts; use uid= and gid="))
 	}
-	a.image.merge(&o.Ext4)
+	a.image.merge(&o)
 	_, a.image.Partition = blockdev.ParseSpec(image)
 	if filepath.IsAbs(dir) {
 		a.image.MountPoint = dir
