@@ -196,6 +196,11 @@ func plain(text string) string {
 	if len(text) > maxText {
 		text = text[:maxText] + " ..."
 	}
+	return plainLine(text)
+}
+
+// plainLine is plain text of any length.
+func plainLine(text string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '?'

@@ -44,6 +44,8 @@
 //	  confirmed                    ---->
 //	  let the front return
 //
+// What the server writes to standard error goes through a pipe to the keeper, which writes the log.
+//
 // From connected on the server has neither recvmsg(2) nor sendmsg(2): what follows has no
 // descriptors. Later there is
 //

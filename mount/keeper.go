@@ -78,7 +78,7 @@ func (l *launcher) ended(last *message) error {
 	if l.Front == nil || !l.kept {
 		return err
 	}
-	l.Request.NewLogger().Error(err.Error())
+	l.Request.logger(l.log).Error(err.Error())
 	return nil
 }
 

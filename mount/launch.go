@@ -72,9 +72,9 @@ type LaunchConfig struct {
 	// Block, if not nil, is the device to mount, where that is possible; the first
 	// of Files is the same. Launch closes its claim.
 	Block *BlockDevice
-	// Log is the server's standard error, and in the background the keeper's once the mount is
-	// ready. When nil it is /dev/null in the background, and in the foreground the keeper's own.
-	// Launch closes it.
+	// Log is where goes, by the keeper's hands, what the server writes to standard error, and in the
+	// background standard error of the keeper once the mount is ready. When nil it is nowhere in the
+	// background, and in the foreground the keeper's standard error. Launch closes it.
 	Log *os.File
 
 	// Iomap says that the kernel can move file data itself, and may: see AskIomap. The mount
@@ -113,6 +113,9 @@ func Launch(c LaunchConfig) error {
 	}
 	l.state.remove()
 	l.state.Close()
+	if l.Log != nil {
+		l.Log.Close()
+	}
 	if err == errTakenOff && c.Front == nil {
 		return nil // that is what it stayed for
 	}
@@ -128,7 +131,8 @@ type launcher struct {
 	exited   chan struct{} // closed when the server was waited for
 	signals  chan os.Signal
 	mounted  *Mounted
-	state    *State // nil: none
+	state    *State     // nil: none
+	log      *logWriter // nil: none
 
 	lacks     []string // of the box
 	connected bool     // the server has a connection that is not mounted yet
@@ -203,9 +207,6 @@ func (l *launcher) run() error {
 			return err
 		}
 	}
-	if l.Log != nil {
-		l.Log.Close()
-	}
 	l.kept = true
 	return l.keep()
 }
@@ -251,11 +252,13 @@ func (l *launcher) startServer() error {
 	cmd.Env = append(serverEnv(), l.Env...)
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, null, null
-	switch {
-	case l.Log != nil:
-		cmd.Stderr = l.Log
-	case l.Front == nil:
-		cmd.Stderr = os.Stderr
+	logging, err := l.openPipe()
+	if err != nil {
+		return systemf("start the server: %w", err)
+	}
+	if logging != nil {
+		cmd.Stderr = logging.server
+		defer logging.server.Close()
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var lacks []*sandbox.Missing
@@ -270,8 +273,10 @@ func (l *launcher) startServer() error {
 		err = start()
 	}
 	if err != nil {
+		logging.close()
 		return startError(err)
 	}
+	relayed := logging.start(l, cmd.Process.Pid)
 	if l.Request.Sandbox.Mode == sandbox.Off {
 		l.Warn(errors.New("the server that reads the image is not contained (--sandbox=off)"))
 	}
@@ -282,9 +287,56 @@ func (l *launcher) startServer() error {
 	go l.listen()
 	go func() {
 		l.server.Wait()
+		select {
+		case <-relayed:
+		case <-time.After(stopPatience): // the log takes nothing
+		}
 		close(l.exited)
 	}()
 	return nil
+}
+
+// logPipe leads from the server's standard error to the log.
+type logPipe struct{ keeper, server *os.File }
+
+// openPipe makes it, or none if there is no log.
+func (l *launcher) openPipe() (*logPipe, error) {
+	file := l.Log
+	if file == nil && l.Front == nil {
+		file = os.Stderr
+	}
+	if file == nil {
+		return nil, nil
+	}
+	l.log = &logWriter{file: file, kind: l.Request.Log}
+	// Not by os.Pipe, whose ends do not wait: the server would lose lines.
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	return &logPipe{os.NewFile(uintptr(p[0]), "log"), os.NewFile(uintptr(p[1]), "log")}, nil
+}
+
+// start relays until the server has ended, which closes the channel that it returns.
+func (p *logPipe) start(l *launcher, pid int) <-chan struct{} {
+	done := make(chan struct{})
+	if p == nil {
+		close(done)
+		return done
+	}
+	l.log.pid = pid
+	go func() {
+		defer close(done)
+		defer p.keeper.Close()
+		relay(p.keeper, l.log, l.Request.Options.Debug)
+	}()
+	return done
+}
+
+func (p *logPipe) close() {
+	if p != nil {
+		p.keeper.Close()
+	}
 }
 
 // serverEnv is what the server inherits of the environment.
@@ -499,9 +551,6 @@ func (l *launcher) undo() {
 	closeAll(l.Files)
 	if l.Block != nil && l.Block.Claim != nil {
 		l.Block.Claim.Close()
-	}
-	if l.Log != nil {
-		l.Log.Close()
 	}
 	detached := make(chan struct{})
 	go func() {

@@ -64,6 +64,7 @@ type Opener func(r *Request, files []*os.File) (Service, error)
 // and what is still open then fails with ENOTCONN. So does the first one if there is no
 // keeper any more.
 func Serve(ctl *os.File, open Opener) error {
+	signal.Ignore(unix.SIGPIPE) // of a log whose keeper is gone
 	s := &service{ctl: &control{int(ctl.Fd())}}
 	err := s.run(open)
 	switch {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/internal/e2test"
 )
 
 // A boxed mount is a live one, with its two processes.
@@ -162,6 +164,8 @@ func (b *boxed) descriptors(t *testing.T) {
 				to = "image"
 			case strings.HasPrefix(to, "socket:"):
 				to = "socket"
+			case strings.HasPrefix(to, "pipe:"):
+				to = "pipe"
 			case strings.HasPrefix(to, "/run/ext4box/"):
 				to = "state"
 			case strings.HasPrefix(to, "/sys/fs/cgroup/"):
@@ -173,20 +177,60 @@ func (b *boxed) descriptors(t *testing.T) {
 	}
 	got := count(b.server)
 	t.Logf("server: %v", got)
-	log := got["/dev/null"] + got["socket"] // standard output, control socket, and syslog or none
-	if got["image"] != 1 || got["state"] > 1 || log != 3 || got["/dev/fuse"] < 1 || got["/dev/fuse"] > 32 ||
+	log := got["/dev/null"] + got["pipe"] // standard output, and the way to the log or none
+	if got["image"] != 1 || got["state"] > 1 || log != 2 || got["socket"] != 1 || got["/dev/fuse"] < 1 || got["/dev/fuse"] > 32 ||
 		got["anon_inode:[eventpoll]"] > 1 || got["anon_inode:[eventfd]"] > 1 {
 		t.Errorf("the server has open %v", got)
 	}
 	for kind := range got {
 		switch kind {
-		case "image", "state", "socket", "/dev/null", "/dev/fuse", "anon_inode:[eventpoll]", "anon_inode:[eventfd]":
+		case "image", "state", "socket", "pipe", "/dev/null", "/dev/fuse", "anon_inode:[eventpoll]", "anon_inode:[eventfd]":
 		default:
 			t.Errorf("the server has %s open", kind)
 		}
 	}
 	if got := count(b.keeper); got["image"] != 0 || got["/dev/fuse"] != 0 || got[b.dir] != 0 {
 		t.Errorf("the keeper has open %v", got)
+	}
+}
+
+// TestBoxLog: a server in the foreground does not have the terminal or file that is standard
+// error there, which it could read from, command and overwrite; what it logs gets there.
+func TestBoxLog(t *testing.T) {
+	requireMounting(t)
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, dir := e2test.Image(t, 16<<20, "-t", "ext4"), t.TempDir()
+	stderr, err := os.OpenFile(filepath.Join(t.TempDir(), "stderr"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	cmd := exec.Command(bin, "mount", "-f", "-o", "debug", image, dir)
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	eventually(t, "the mount", func() bool { return mounted(dir) })
+	proc := fmt.Sprintf("/proc/%d/", serverOf(t, dir))
+	if to, err := os.Readlink(proc + "fd/2"); err != nil || !strings.HasPrefix(to, "pipe:") {
+		t.Errorf("standard error of the server is %s, %v", to, err)
+	}
+	if info, err := os.ReadFile(proc + "fdinfo/2"); err != nil || !bytes.Contains(info, []byte("flags:\t01\n")) {
+		t.Errorf("it can do more than write: %s, %v", info, err)
+	}
+	// The keeper still looks at it, perhaps.
+	eventually(t, "the unmounting", func() bool { return run(t, "umount", dir).status == 0 })
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(stderr.Name())
+	if err != nil || !bytes.Contains(text, []byte("level=DEBUG")) || bytes.Count(text, []byte("\n")) < 4 {
+		t.Errorf("the log: %s, %v", text, err)
 	}
 }
 
@@ -204,7 +248,7 @@ func TestBoxSignals(t *testing.T) {
 		})
 	}
 	t.Run("no keeper", func(t *testing.T) {
-		b := mountBoxed(t)
+		b := mountBoxed(t, "--log", filepath.Join(t.TempDir(), "log"), "-o", "debug") // a log of every request
 		if err := unix.Kill(b.keeper, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
