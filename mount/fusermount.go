@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +18,19 @@ var fusermountNames = []string{"fusermount3", "fusermount"}
 
 // Fusermount finds the set-user-ID program that mounts for ordinary users.
 func Fusermount() (string, error) {
+	_, known := os.LookupEnv("PATH")
 	for _, name := range fusermountNames {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
+		}
+		if known {
+			continue
+		}
+		// mount(8) takes PATH away when a user mounts what fstab lets him.
+		for _, dir := range []string{"/usr/local/bin", "/usr/bin", "/bin"} {
+			if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+				return path, nil
+			}
 		}
 	}
 	return "", &Error{StatusUsage, errors.New("mounting without root needs the program fusermount3: " +
@@ -107,11 +118,27 @@ func fusermountError(program, text string, err error) error {
 	case strings.Contains(said, "mount failed: Operation not permitted") && mayMount():
 		return usagef("this user namespace has no mount namespace of its own: " +
 			"make it with 'unshare --user --map-root-user --mount'")
+	case strings.Contains(said, "mount failed: Operation not permitted") && noNewPrivs():
+		return usagef("%s gets no rights from a process that has no_new_privs, as some containers and services have; "+
+			"mount outside of it, or in 'unshare --user --map-root-user --mount'", program)
 	case strings.Contains(said, "mount failed: Operation not permitted"):
 		return usagef("%s: %s: is it set-user-ID root? (reinstall the package fuse3)", program, said)
+	case strings.Contains(said, "could not determine username"):
+		return usagef("%s mounts only for users who have a name, and user %d has none in /etc/passwd; "+
+			"add one, or mount in 'unshare --user --map-root-user --mount'", program, os.Getuid())
+	case strings.Contains(said, "no write access to mountpoint"), strings.Contains(said, "not owned by user"):
+		return usagef("%s: %s; take a directory of your own", program, said)
+	case strings.Contains(said, "failed to access mountpoint"):
+		return failedf("%s: %s; it has to reach it as root, which on another FUSE mount takes allow_other there", program, said)
 	default:
 		return failedf("%s: %s", program, said)
 	}
+}
+
+// noNewPrivs tells whether set-user-ID programs have no effect for this process.
+func noNewPrivs() bool {
+	on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	return err == nil && on == 1
 }
 
 // receiveFile receives one descriptor from a socket.

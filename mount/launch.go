@@ -353,7 +353,7 @@ func serverEnv() (env []string) {
 // lacking warns of a part of the box that is not there.
 func (l *launcher) lacking(err error) {
 	l.lacks = append(l.lacks, err.Error())
-	l.Warn(fmt.Errorf("%w (--sandbox=best-effort goes on without it)", err))
+	l.Warn(fmt.Errorf("%w; --sandbox=best-effort goes on without it", err))
 }
 
 // box says how the server is contained.

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,10 +42,21 @@ func (i *Info) UserID() (uid int, ok bool) {
 func Mounts() ([]Info, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
+		if err := NeedProc(); err != nil {
+			return nil, err
+		}
 		return nil, systemf("read the list of mounts: %w", err)
 	}
 	defer f.Close()
 	return parseMountinfo(f)
+}
+
+// NeedProc is an error where there is no /proc, without which nothing can be mounted.
+func NeedProc() error {
+	if _, err := os.Lstat("/proc/self/exe"); err == nil {
+		return nil
+	}
+	return &Error{StatusSystem, errors.New("there is no /proc here, which ext4box needs: mount -t proc proc /proc")}
 }
 
 func parseMountinfo(r io.Reader) ([]Info, error) {

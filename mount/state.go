@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -226,15 +227,38 @@ func runtimeDirs(uid int) []string {
 	if d := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) && uid == os.Geteuid() {
 		dirs = append(dirs, filepath.Join(d, "ext4box"))
 	}
-	id := strconv.Itoa(uid)
-	return append(dirs, "/run/user/"+id+"/ext4box", "/tmp/ext4box-"+id)
+	ids := []int{uid}
+	// Root of a user namespace is somebody else outside, and what is root's there is not his.
+	if outside, ok := outsideID(uid); ok && outside != uid {
+		ids = append(ids, outside)
+	}
+	for _, id := range ids {
+		id := strconv.Itoa(id)
+		dirs = append(dirs, "/run/user/"+id+"/ext4box", "/tmp/ext4box-"+id)
+	}
+	return dirs
+}
+
+// outsideID is who uid is in the user namespace around this one.
+func outsideID(uid int) (int, bool) {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, n int
+		if k, _ := fmt.Sscan(line, &inside, &outside, &n); k == 3 && inside <= uid && uid-inside < n {
+			return outside + uid - inside, true
+		}
+	}
+	return 0, false
 }
 
 // makeRuntimeDir finds or makes the directory for this user's state files. /tmp
 // is anybody's, so a directory there counts only when it is ours and nobody else
 // can write into it.
 func makeRuntimeDir() (string, error) {
-	var errs []error
+	var why []string
 	for _, dir := range runtimeDirs(os.Geteuid()) {
 		err := os.Mkdir(dir, 0o700)
 		if err == nil || errors.Is(err, os.ErrExist) {
@@ -242,9 +266,9 @@ func makeRuntimeDir() (string, error) {
 				return dir, nil
 			}
 		}
-		errs = append(errs, err)
+		why = append(why, err.Error())
 	}
-	return "", fmt.Errorf("no directory for the state file: %w", errors.Join(errs...))
+	return "", fmt.Errorf("no directory for the state file: %s", strings.Join(why, "; "))
 }
 
 func checkPrivate(dir string) error {

@@ -122,13 +122,21 @@ func separate(attr *syscall.SysProcAttr, o Options) (done string, missing []*Mis
 	flags, reason := all, try(all)
 	if reason != nil {
 		flags = 0
+		var without []string // those that a user namespace would have brought
 		for _, n := range namespaces {
 			with := flags | n.flag
-			if err := try(with); err != nil {
-				missing = append(missing, &Missing{n.text, explain(n.name, err)})
-				continue
+			switch err := try(with); {
+			case err == nil:
+				flags = with
+			case flags&unix.CLONE_NEWUSER == 0 && n.name != "user" && errors.Is(err, unix.EPERM):
+				without = append(without, n.name)
+			default:
+				missing = append(missing, &Missing{n.text, Explain(n.name, err)})
 			}
-			flags = with
+		}
+		if len(without) > 0 {
+			missing = append(missing, &Missing{"other namespaces (" + strings.Join(without, ", ") + ")",
+				fmt.Errorf("they take root, or a user namespace (%w)", unix.EPERM)})
 		}
 		if len(missing) == 0 { // one by one, but not together
 			missing = append(missing, &Missing{"namespaces", reason})
@@ -213,12 +221,16 @@ func try(flags uintptr) error {
 	return err
 }
 
-// explain says what to do about a namespace that cannot be had.
-func explain(name string, err error) error {
+// Explain says what to do about a namespace, by its name in /proc, that cannot be had because of err.
+func Explain(name string, err error) error {
 	advice := ""
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
-		advice = "there are too many; raise the sysctl user.max_" + name + "_namespaces"
+		limit := "user.max_" + name + "_namespaces"
+		advice = "there are too many; raise the sysctl " + limit
+		if text, rerr := os.ReadFile("/proc/sys/" + strings.ReplaceAll(limit, ".", "/")); rerr == nil && strings.TrimSpace(string(text)) == "0" {
+			advice = "switched off by the sysctl " + limit + "=0; set it to 10000, say"
+		}
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
 		advice = "the kernel does not have it; use one that does"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
@@ -237,10 +249,10 @@ func explain(name string, err error) error {
 			}
 		}
 	case errors.Is(err, unix.ENOENT):
-		advice = "/proc is needed for it"
+		advice = "/proc is needed for it: mount -t proc proc /proc"
 	}
 	if advice == "" {
 		return err
 	}
-	return fmt.Errorf("%w: %s", err, advice)
+	return fmt.Errorf("%s (%w)", advice, err)
 }

@@ -372,12 +372,17 @@ func TestBoxUser(t *testing.T) {
 		"$0" mount -v "$1" "$2"
 		echo text >"$2/file"; mkdir "$2/dir"; cat "$2/file"
 		"$0" umount "$2"`
+	if err := os.MkdirAll("/run/ext4box", 0o755); err != nil { // root's state files, as where it has mounted before
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(fmt.Sprintf("/tmp/ext4box-%d", uid)) })
 	for name, wrap := range map[string][]string{
 		"fusermount3":    {"sh", "-c", script},
+		"no PATH":        {"env", "-u", "PATH", "sh", "-c", script}, // as from mount(8)
 		"user namespace": {"unshare", "-Urm", "sh", "-c", "PATH=/nonexistent:/bin; " + script},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := exec.LookPath(map[string]string{"fusermount3": "fusermount3", "user namespace": "unshare"}[name]); err != nil {
+			if _, err := exec.LookPath(map[string]string{"fusermount3": "fusermount3", "no PATH": "fusermount3", "user namespace": "unshare"}[name]); err != nil {
 				t.Skipf("needs fusermount3 and unshare (packages fuse3, util-linux): %v", err)
 			}
 			base, err := os.MkdirTemp("", "ext4box-user")
@@ -414,9 +419,13 @@ func TestBoxUser(t *testing.T) {
 			cmd := exec.Command(wrap[0], append(wrap[1:], own, image, dir)...)
 			cmd.Dir = "/"
 			cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+base)
+			if name == "user namespace" {
+				cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR=") // so root's directory is looked at
+			}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "text\n") || !strings.Contains(string(out), "the box of the server: complete") {
+			if err != nil || !strings.Contains(string(out), "text\n") || !strings.Contains(string(out), "the box of the server: complete") ||
+				strings.Contains(string(out), "warning") {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			if !unlocked(t, image) {

@@ -78,7 +78,7 @@ func newFsckHelperCommand() *cobra.Command {
 	o := checkOptions{sandbox: sandbox.BestEffort}
 	var fd string
 	cmd := &cobra.Command{
-		Use: "fsck-helper IMAGE", Hidden: true, Args: checkUsage(argCount(1, 1)),
+		Use: "fsck.fuse.ext4box IMAGE", Hidden: true, Args: checkUsage(argCount(1, 1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return runCheck(cmd, args[0], o) },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {

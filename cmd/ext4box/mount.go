@@ -74,7 +74,7 @@ mount option iomap= in ext4box(1).`,
 func newMountHelperCommand() *cobra.Command {
 	var o mountOptions
 	cmd := &cobra.Command{
-		Use: "mount-helper IMAGE DIR", Hidden: true, Args: argCount(2, 2),
+		Use: "mount.fuse.ext4box IMAGE DIR", Hidden: true, Args: argCount(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error { return mountImage(cmd, args[0], args[1], o) },
 	}
 	f := cmd.Flags()
@@ -93,6 +93,9 @@ var errDataJournal = errors.New("mount option \"data=journal\": file data is not
 // mountImage is the unboxed half of a mount: it opens, mounts and hands over, and
 // reads nothing of the image. In the background another process does that.
 func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
+	if err := mount.NeedProc(); err != nil {
+		return err
+	}
 	var front *mount.Front
 	if !o.foreground && !o.fake {
 		var err error

@@ -88,8 +88,11 @@ func argCount(min, max int) cobra.PositionalArgs {
 			if len(args) >= min {
 				what = "too many arguments"
 			}
-			return fmt.Errorf("%s: use '%s', or see '%s --help'", what,
-				strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
+			use := strings.TrimSuffix(cmd.UseLine(), " [flags]")
+			if isHelper(cmd) {
+				return fmt.Errorf("%s: use '%s'", what, strings.TrimPrefix(use, "ext4box "))
+			}
+			return fmt.Errorf("%s: use '%s', or see '%s --help'", what, use, cmd.CommandPath())
 		}
 		if slices.Contains(args, "") {
 			return errors.New("an argument is empty: name an image, a path or a directory")
@@ -98,16 +101,19 @@ func argCount(min, max int) cobra.PositionalArgs {
 	}
 }
 
+// isHelper tells whether cmd is what the links are for by which mount(8) and others call the program.
+func isHelper(cmd *cobra.Command) bool { return strings.HasSuffix(cmd.Name(), ".fuse.ext4box") }
+
 // verbFor finds out how the program was called: as a helper of mount(8) or
 // umount(8), by mount.fuse3 (IMAGE DIR -o OPTIONS), or by a user, with a verb.
 func verbFor(root *cobra.Command, name string, args []string) []string {
 	switch name {
 	case "mount.fuse.ext4box", "mount.ext4box":
-		return append([]string{"mount-helper"}, args...)
+		return append([]string{"mount.fuse.ext4box"}, args...)
 	case "umount.fuse.ext4box", "umount.ext4box":
-		return append([]string{"umount-helper"}, args...)
+		return append([]string{"umount.fuse.ext4box"}, args...)
 	case "fsck.fuse.ext4box", "fsck.ext4box":
-		return append([]string{"fsck-helper"}, args...)
+		return append([]string{"fsck.fuse.ext4box"}, args...)
 	}
 	if len(args) < 2 || strings.HasPrefix(args[0], "-") {
 		return args
@@ -152,6 +158,9 @@ partition.`,
 		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if isHelper(cmd) {
+			return fmt.Errorf("%w: %s does not know it", err, cmd.Name())
+		}
 		return fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: groupVerbs, Title: "Verbs:"}, &cobra.Group{ID: groupEdit, Title: "Verbs that change an image:"})

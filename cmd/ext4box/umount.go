@@ -36,7 +36,7 @@ func newUmountHelperCommand() *cobra.Command {
 	o := mount.UnmountOptions{Timeout: umountTimeout}
 	var namespace string
 	cmd := &cobra.Command{
-		Use: "umount-helper DIR", Hidden: true, Args: argCount(1, 1),
+		Use: "umount.fuse.ext4box DIR", Hidden: true, Args: argCount(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if namespace != "" {
 				return errNamespace

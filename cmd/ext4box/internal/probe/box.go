@@ -24,7 +24,7 @@ func box(child []string) Check {
 	}
 	var lacks []string
 	for _, m := range missing {
-		lacks = append(lacks, m.Layer+" ("+m.Err.Error()+")")
+		lacks = append(lacks, m.Layer+": "+m.Err.Error())
 	}
 	c := no(name, "the box lacks "+strings.Join(lacks, "; "),
 		"mount with --sandbox=best-effort, if you trust the image or what is left of the box")

@@ -210,7 +210,11 @@ func inNamespace(args []string) ([]byte, error) {
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
 	}
-	return cmd.Output()
+	out, err := cmd.Output()
+	if failed, ok := errors.AsType[*os.PathError](err); ok {
+		err = failed.Err // that of clone(2), not the program's
+	}
+	return out, err
 }
 
 func (k kernelFUSE) version() Check {

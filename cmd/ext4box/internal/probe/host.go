@@ -8,6 +8,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/mount"
+	"ext4box/sandbox"
 )
 
 // ioUring asks for io_uring itself, without which FUSE cannot use it.
@@ -38,9 +41,7 @@ func userNamespaces(child []string) Check {
 		return Check{Name: name, Answer: Unknown, Detail: "not tried"}
 	}
 	if _, err := inNamespace(child); err != nil {
-		return no(name, fmt.Sprintf("this user cannot make one: %v", err),
-			"sysctl user.max_user_namespaces=10000; on Debian also kernel.unprivileged_userns_clone=1, "+
-				"on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0")
+		return no(name, fmt.Sprintf("this user cannot make one: %v", sandbox.Explain("user", err)), "")
 	}
 	return yes(name, "this user can make one")
 }
@@ -66,6 +67,17 @@ func seccomp() Check {
 		return no(name, fmt.Sprintf("no filters that end a process: %v", errno), "use a kernel with CONFIG_SECCOMP_FILTER")
 	}
 	return yes(name, "filters that end a process")
+}
+
+// procMounted is what the processes of a mount are started from.
+func procMounted() Check {
+	const name = "proc"
+	if err := mount.NeedProc(); err != nil {
+		c := no(name, "there is no /proc", "mount -t proc proc /proc")
+		c.Needed = true
+		return c
+	}
+	return yes(name, "/proc is mounted")
 }
 
 const loopControl = "/dev/loop-control"

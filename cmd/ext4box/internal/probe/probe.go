@@ -35,6 +35,7 @@ type Options struct {
 func All(o Options) []Check {
 	fuse, kernel := askFUSE(o.Child), mount.AskIomap()
 	return []Check{
+		procMounted(),
 		devFuse(),
 		fusermount(),
 		allowOther(),
