@@ -127,7 +127,7 @@ func fusermountError(program, text string, err error) error {
 		return usagef("%s mounts only for users who have a name, and user %d has none in /etc/passwd; "+
 			"add one, or mount in 'unshare --user --map-root-user --mount'", program, os.Getuid())
 	case strings.Contains(said, "no write access to mountpoint"), strings.Contains(said, "not owned by user"):
-		return usagef("%s: %s; take a directory of your own", program, said)
+		return failedf("%s: %s; take a directory of your own", program, said)
 	case strings.Contains(said, "failed to access mountpoint"):
 		return failedf("%s: %s; it has to reach it as root, which on another FUSE mount takes allow_other there", program, said)
 	default:

@@ -263,7 +263,7 @@ func FuzzMountinfo(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) { parseMountinfoLine(line) })
 }
 
-// The manual page names every option, so that nobody has to read the table.
+// The manual page names every option, so that nobody has to read the table, and no others.
 func TestOptionsDocumented(t *testing.T) {
 	page, err := os.ReadFile("../docs/ext4box.1")
 	if err != nil {
@@ -284,5 +284,21 @@ func TestOptionsDocumented(t *testing.T) {
 		if !words[name] {
 			t.Errorf("docs/ext4box.1 does not name %q", name)
 		}
+	}
+	tag := false
+	for line := range strings.Lines(text) {
+		list, isBold := strings.CutPrefix(line, ".B")
+		if isBold && (tag || strings.Contains(list, `", "`)) {
+			_, list, _ = strings.Cut(list, " ")
+			list = strings.NewReplacer(`", "`, ",", `"`, "", `\fR`, "", `\-`, "-", `\ `, "").Replace(list)
+			for item := range strings.SplitSeq(list, ",") {
+				name, _, _ := strings.Cut(strings.TrimSpace(item), " ")
+				name, _, _ = strings.Cut(name, "=")
+				if _, ok := options[name]; !ok && name != "" && name != "x-*" && name != "X-*" {
+					t.Errorf("docs/ext4box.1 has the option %q, which is unknown: %s", name, line)
+				}
+			}
+		}
+		tag = strings.HasPrefix(line, ".TP")
 	}
 }

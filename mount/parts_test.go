@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -299,8 +300,10 @@ func TestLastWord(t *testing.T) {
 func TestFusermountError(t *testing.T) {
 	const program = "/usr/bin/fusermount3"
 	for text, want := range map[string]string{
-		program + ": user has no write access to mountpoint /x\n": program + ": user has no write access to mountpoint /x",
-		"fusermount3: bad\nfusermount3: worse\n":                  program + ": bad; worse",
+		program + ": user has no write access to mountpoint /x\n": program + ": user has no write access to mountpoint /x; take a directory of your own",
+		program + ": could not determine username\n": program + " mounts only for users who have a name, and user " +
+			strconv.Itoa(os.Getuid()) + " has none in /etc/passwd; add one, or mount in 'unshare --user --map-root-user --mount'",
+		"fusermount3: bad\nfusermount3: worse\n": program + ": bad; worse",
 	} {
 		if got := fusermountError(program, text, errors.New("exit status 1")).Error(); got != want {
 			t.Errorf("got %q, want %q", got, want)
