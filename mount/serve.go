@@ -99,12 +99,12 @@ func (s *service) run(open Opener) (err error) {
 		closeAll(start.files)
 		return errors.New("the keeper sent no request")
 	}
-	missing, err := s.enter()
+	files, spare, state := s.request.split(start.files)
+	missing, err := s.enter(files)
 	if err != nil {
 		closeAll(start.files)
 		return err
 	}
-	files, spare, state := s.request.split(start.files)
 	// The state file's lock is there until the image is closed: that is what the lock
 	// stands for.
 	defer closeAll(state)
@@ -150,17 +150,31 @@ func (s *service) run(open Opener) (err error) {
 
 // enter goes into the box, before anything of the image is read. What is looked up in files
 // by the runtime is looked up before.
-func (s *service) enter() (missing []string, err error) {
+func (s *service) enter(image []*os.File) (missing []string, err error) {
 	_, _ = time.Now().Zone()
 	nameProcess()
 	var lacks []*sandbox.Missing
-	if s.box, lacks, err = sandbox.Enter(s.request.Sandbox); err != nil {
+	o := s.request.Sandbox
+	o.FileSize = LongestFile(image)
+	if s.box, lacks, err = sandbox.Enter(o); err != nil {
 		return nil, boxError(err)
 	}
 	for _, m := range lacks {
 		missing = append(missing, plain(m.Error()))
 	}
 	return missing, nil
+}
+
+// LongestFile is the length of the longest file, in bytes, for a box in which none becomes longer; 0
+// if none has a length, as devices.
+func LongestFile(files []*os.File) (longest uint64) {
+	for _, f := range files {
+		var st unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			longest = max(longest, uint64(st.Size))
+		}
+	}
+	return longest
 }
 
 // serve runs the session and everything that can end it.

@@ -17,8 +17,8 @@ import (
 // State is the open state file of a mount: see the package comment. Whoever
 // created it, or was handed the descriptor, holds its lock.
 type State struct {
-	file *os.File
-	path string // empty: it has no name yet that anybody would look for
+	file *os.File // open for reading: the server has it, too, and whoever unmounts believes what is in it
+	path string   // empty: it has no name yet that anybody would look for
 }
 
 // StateRecord is what a state file says.
@@ -48,8 +48,14 @@ func newState() (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	name := f.Name()
+	f.Close()
+	if f, err = os.Open(name); err != nil {
+		os.Remove(name)
+		return nil, err
+	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		os.Remove(f.Name())
+		os.Remove(name)
 		f.Close()
 		return nil, err
 	}
@@ -63,7 +69,7 @@ func (s *State) publish(dev Dev, r StateRecord) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.file.Write(append(text, '\n')); err != nil {
+	if err := os.WriteFile(s.file.Name(), append(text, '\n'), 0o600); err != nil {
 		return err
 	}
 	dir := filepath.Dir(s.file.Name())

@@ -107,7 +107,7 @@ func rules(self int) []rule {
 			when: either(is(0, threadFlags), is(0, threadFlags|unix.CLONE_SETTLS))},
 		{call: "sigaltstack", nr: unix.SYS_SIGALTSTACK, why: "Go: each thread handles signals on a stack of its own"},
 		{call: "fcntl", nr: unix.SYS_FCNTL, why: "os.NewFile; blockdev: direct I/O is switched on and off; fuse: blocking reads",
-			when: anyOf(1, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD)},
+			when: append(anyOf(1, unix.F_GETFL, unix.F_GETFD), []condition{is(1, unix.F_SETFL), none(2, unix.O_ASYNC|unix.O_APPEND|unix.O_NONBLOCK)})},
 		{call: "ioctl", nr: unix.SYS_IOCTL, when: ioctlConditions(), why: "see ioctls"},
 		{call: "fallocate", nr: unix.SYS_FALLOCATE, why: "blockdev: discarding in an image file",
 			when: either(is(1, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE))},

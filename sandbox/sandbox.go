@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -45,6 +46,8 @@ type Options struct {
 	// collector tries to keep to it; what is half as much again, and dataSlack, the kernel refuses,
 	// which ends the process.
 	Memory uint64
+	// FileSize is what a file can have in bytes; 0: no limit. A longer one cannot be written to behind that.
+	FileSize uint64
 	// OOMScore is the oom_score_adj of the process; nil: as inherited. Only root can lower it.
 	OOMScore *int
 }
@@ -328,6 +331,12 @@ func (e *entry) setLimits() error {
 		if err := limit(unix.RLIMIT_NPROC, maxThreads); err != nil {
 			return fmt.Errorf("RLIMIT_NPROC: %w", err)
 		}
+	}
+	if e.FileSize != 0 {
+		if err := limit(unix.RLIMIT_FSIZE, e.FileSize); err != nil {
+			return fmt.Errorf("RLIMIT_FSIZE: %w", err)
+		}
+		signal.Ignore(unix.SIGXFSZ) // an error is enough
 	}
 	if e.Memory != 0 && !raceDetector {
 		if err := limit(unix.RLIMIT_DATA, e.Memory+e.Memory/2+dataSlack); err != nil {

@@ -24,7 +24,7 @@ func TestLayers(t *testing.T) {
 	}
 	defer func() { _ = unix.Close(stray) }()
 	score := 321
-	p := startVictim(t, victim{Name: "wait", Options: Options{Mode: Enforce, Memory: 256 << 20, OOMScore: &score}}, func(cmd *exec.Cmd) {
+	p := startVictim(t, victim{Name: "wait", Options: Options{Mode: Enforce, Memory: 256 << 20, FileSize: 1 << 30, OOMScore: &score}}, func(cmd *exec.Cmd) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGUSR1, Setsid: true}
 	})
 	if line := p.line(t); line != "ready" {
@@ -71,7 +71,7 @@ func TestLayers(t *testing.T) {
 	limits := read("limits")
 	for _, want := range []string{
 		`Max core file size +0 +0 `, `Max open files +0 +0 `, `Max locked memory +0 +0 `, `Max msgqueue size +0 +0 `,
-		fmt.Sprintf(`Max data size +%d +%[1]d `, 384<<20+dataSlack), `Max file size +unlimited +unlimited`,
+		fmt.Sprintf(`Max data size +%d +%[1]d `, 384<<20+dataSlack), fmt.Sprintf(`Max file size +%d +%[1]d `, 1<<30),
 	} {
 		if raceDetector && strings.Contains(want, "data") {
 			continue

@@ -132,10 +132,10 @@ func TestBox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"Max open files", "Max core file size"} {
+	for name, want := range map[string]string{"Max open files": "0", "Max core file size": "0", "Max file size": strconv.Itoa(64 << 20)} {
 		for line := range strings.Lines(string(limits)) {
 			if rest, ok := strings.CutPrefix(line, name); ok {
-				if f := strings.Fields(rest); f[0] != "0" || f[1] != "0" {
+				if f := strings.Fields(rest); f[0] != want || f[1] != want {
 					t.Errorf("limit: %s", line)
 				}
 			}

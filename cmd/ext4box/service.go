@@ -166,6 +166,7 @@ func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
 	if limit := a.request.Options.MemLimit; limit != 0 && (box.Memory == 0 || limit < box.Memory) {
 		box.Memory = limit // callers can lower it
 	}
+	box.FileSize = mount.LongestFile(files)
 	var missing []*sandbox.Missing
 	if a.box, missing, err = sandbox.Enter(box); err != nil {
 		return c, nil, err
