@@ -463,24 +463,3 @@ func (fs *FS) creditsGrow(in *inode, blk uint64) (credits, revokes int) {
 	credits, revokes = fs.creditsEdit(m.InsertCredits(1, blk, blk+1))
 	return credits + balloc.CreditsClaim + 1, revokes
 }
-
-// direntType is the type of an inode as directory entries have it.
-func direntType(mode uint16) uint8 {
-	switch mode & disk.ModeFmt {
-	case disk.ModeReg:
-		return disk.FTReg
-	case disk.ModeDir:
-		return disk.FTDir
-	case disk.ModeChar:
-		return disk.FTChar
-	case disk.ModeBlock:
-		return disk.FTBlock
-	case disk.ModeFifo:
-		return disk.FTFifo
-	case disk.ModeSocket:
-		return disk.FTSocket
-	case disk.ModeLink:
-		return disk.FTSymlink
-	}
-	return disk.FTUnknown
-}

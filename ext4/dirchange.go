@@ -59,7 +59,7 @@ func (fs *FS) addName(tx *journal.Handle, d *inode, name string, in *inode) erro
 		}
 	}
 	dir := fs.openDir(d)
-	err := dir.Add(tx, fs.growDir(tx, d, dir), name, uint32(in.ino), direntType(in.Mode))
+	err := dir.Add(tx, fs.growDir(tx, d, dir), name, uint32(in.ino), disk.FileType(in.Mode))
 	// Also when it fails: a directory that grew has grown.
 	d.size = dir.Size
 	d.Flags &^= disk.FlagIndex
@@ -84,7 +84,7 @@ func (fs *FS) addInline(tx *journal.Handle, d *inode, name string, in *inode) er
 		return err
 	}
 	tail := int(room) - min(int(room), disk.InodeBlockSize)
-	if err := dir.Add(name, uint32(in.ino), direntType(in.Mode), tail); err != nil {
+	if err := dir.Add(name, uint32(in.ino), disk.FileType(in.Mode), tail); err != nil {
 		return err
 	}
 	return fs.putInlineDir(tx, d, dir)

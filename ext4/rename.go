@@ -245,7 +245,7 @@ func (r *rename) move(tx *journal.Handle, flags uint32) error {
 		if err := fs.addName(tx, r.newDir, r.newName, r.in); err != nil {
 			return err
 		}
-	} else if err := fs.replaceName(tx, r.newDir, r.newName, r.in.ino, direntType(r.in.Mode)); err != nil {
+	} else if err := fs.replaceName(tx, r.newDir, r.newName, r.in.ino, disk.FileType(r.in.Mode)); err != nil {
 		return err
 	}
 	if err := r.leave(tx, flags); err != nil {
@@ -306,7 +306,7 @@ func (r *rename) exchange(tx *journal.Handle) error {
 		in   *inode
 	}{{r.newDir, r.newName, r.in}, {r.oldDir, r.oldName, r.victim}}
 	for _, s := range swap {
-		if err := fs.replaceName(tx, s.dir, s.name, s.in.ino, direntType(s.in.Mode)); err != nil {
+		if err := fs.replaceName(tx, s.dir, s.name, s.in.ino, disk.FileType(s.in.Mode)); err != nil {
 			return err
 		}
 		if s.in.IsDir() && r.oldDir != r.newDir {

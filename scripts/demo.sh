@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes an ext4 image with real content, shows it without a mount, mounts it, shows
-# it, unmounts it. Needs no root; without access to /dev/fuse it shows what works
-# without a mount. Leaves nothing behind, also when it fails.
+# it, unmounts it. Needs no root; where nothing can be mounted it shows what works
+# without. Leaves nothing behind, also when it fails.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
@@ -57,7 +57,7 @@ du -h "$work/copy/sparse" | sed "s|$work/||"
 
 say "What this machine offers"
 if ! "$ext4box" doctor; then
-	say "Without access to /dev/fuse there is no mount to show; all of the above works without."
+	say "Nothing can be mounted here, for the reason given above; all that was shown before works without."
 	exit 0
 fi
 if [ "$(id -u)" != 0 ] && ! command -v fusermount3 >/dev/null; then

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -158,9 +157,9 @@ func runCheck(cmd *cobra.Command, image string, o checkOptions) error {
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	p := percent{w: stderr, on: !o.quiet && (o.progress || isTerminal(stderr))}
+	p := progress{w: stderr, on: !o.quiet && (o.progress || isTerminal(stderr))}
 	report, err := check.Check(ctx, dev, check.Options{
-		Journal: journal, Progress: p.update,
+		Journal: journal, Progress: p.checked,
 		Workers: o.workers, Memory: int64(o.memory), Findings: o.findings,
 	})
 	p.clear()
@@ -281,40 +280,4 @@ func sentence(s string) string {
 		return string(s[0]-'a'+'A') + s[1:]
 	}
 	return s
-}
-
-// percent is a line on a terminal that says how far a long check is.
-type percent struct {
-	w     io.Writer
-	on    bool
-	next  time.Time
-	shown int
-}
-
-func (p *percent) update(at check.Progress) {
-	if !p.on {
-		return
-	}
-	now := time.Now()
-	if p.next.IsZero() {
-		p.next = now.Add(progressAfter)
-	}
-	if now.Before(p.next) {
-		return
-	}
-	p.next = now.Add(progressEvery)
-	done := 100.0
-	if at.Total > 0 {
-		done = 100 * float64(at.Done) / float64(at.Total)
-	}
-	line := fmt.Sprintf("pass %d: %5.1f%% of %d %s", at.Pass, done, at.Total, at.Unit)
-	fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(0, p.shown-len(line))))
-	p.shown = len(line)
-}
-
-func (p *percent) clear() {
-	if p.shown > 0 {
-		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
-		p.shown = 0
-	}
 }

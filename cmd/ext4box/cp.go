@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -353,7 +351,7 @@ func (c *copier) each(sources []operand, one func(src operand, problem func(sub 
 				p.clear()
 				c.warn(pathError(path.Join(name, sub), err))
 			},
-			func(files, bytes int64) { p.update(before.Files+files, before.Bytes+bytes) })
+			func(files, bytes int64) { p.copied(before.Files+files, before.Bytes+bytes) })
 		p.clear()
 		c.total.Files += r.Files
 		c.total.Bytes += r.Bytes
@@ -432,43 +430,4 @@ func copyName(p string) string {
 		return b
 	}
 	return ""
-}
-
-// progress is a line on a terminal that says how far a long copy is.
-type progress struct {
-	w     io.Writer
-	on    bool
-	next  time.Time
-	shown int
-}
-
-const (
-	progressAfter = time.Second
-	progressEvery = 200 * time.Millisecond
-)
-
-func (p *progress) update(files, bytes int64) {
-	if !p.on {
-		return
-	}
-	now := time.Now()
-	if p.next.IsZero() {
-		p.next = now.Add(progressAfter)
-	}
-	if now.Before(p.next) {
-		return
-	}
-	p.next = now.Add(progressEvery)
-	line := fmt.Sprintf("%d files, %d MiB", files, bytes>>20)
-	pad := max(0, p.shown-len(line))
-	fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", pad))
-	p.shown = len(line)
-}
-
-// clear takes the line away, so that another can be written.
-func (p *progress) clear() {
-	if p.shown > 0 {
-		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
-		p.shown = 0
-	}
 }

@@ -199,7 +199,7 @@ func editImage(cmd *cobra.Command, spec string, o editOptions, done string, fn f
 	}
 	defer src.Close()
 	p := progress{w: cmd.ErrOrStderr(), on: !o.quiet && isTerminal(cmd.ErrOrStderr())}
-	err = clone.Replace(ctx, o.output, src, func(bytes int64) { p.update(1, bytes) }, func(tmp string) error {
+	err = clone.Replace(ctx, o.output, src, func(bytes int64) { p.copied(1, bytes) }, func(tmp string) error {
 		p.clear()
 		return run(tmp)
 	})

@@ -419,7 +419,7 @@ func (s *dirScan) checkType(p place, b []byte, off int, e *disk.DirEntry, f fact
 		if err != nil || !ok {
 			return err
 		}
-		right = fileType(in)
+		right = disk.FileType(in.Mode)
 	}
 	if e.FileType != right {
 		s.add(EntryType, p, "%s has the file type %d instead of %d", what(), e.FileType, right)
@@ -513,7 +513,7 @@ func (s *dirScan) badInode(p place, ino uint32, what func() string) error {
 	if err != nil || !ok {
 		return err
 	}
-	known := fileType(in) != disk.FTUnknown
+	known := disk.FileType(in.Mode) != disk.FTUnknown
 	special := false
 	switch in.Type() {
 	case disk.ModeChar, disk.ModeBlock, disk.ModeFifo, disk.ModeSocket:

@@ -43,7 +43,7 @@ func (x *examination) inode() error {
 		}
 		return nil
 	}
-	x.fact = factUsed | fact(fileType(in))
+	x.fact = factUsed | fact(disk.FileType(in.Mode))
 	if in.is(disk.FlagEAInode) {
 		x.fact |= factEA
 	}

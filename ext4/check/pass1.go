@@ -175,24 +175,3 @@ func (c *checker) pass1b() error {
 		})
 	})
 }
-
-// fileType is the type of an inode as directory entries have it.
-func fileType(in *inode) uint8 {
-	switch in.Type() {
-	case disk.ModeReg:
-		return disk.FTReg
-	case disk.ModeDir:
-		return disk.FTDir
-	case disk.ModeChar:
-		return disk.FTChar
-	case disk.ModeBlock:
-		return disk.FTBlock
-	case disk.ModeFifo:
-		return disk.FTFifo
-	case disk.ModeSocket:
-		return disk.FTSocket
-	case disk.ModeLink:
-		return disk.FTSymlink
-	}
-	return disk.FTUnknown
-}

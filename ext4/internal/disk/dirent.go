@@ -27,6 +27,27 @@ const (
 	FTSymlink = 7
 )
 
+// FileType is the type of an inode of this mode as directory entries have it.
+func FileType(mode uint16) uint8 {
+	switch mode & ModeFmt {
+	case ModeReg:
+		return FTReg
+	case ModeDir:
+		return FTDir
+	case ModeChar:
+		return FTChar
+	case ModeBlock:
+		return FTBlock
+	case ModeFifo:
+		return FTFifo
+	case ModeSocket:
+		return FTSocket
+	case ModeLink:
+		return FTSymlink
+	}
+	return FTUnknown
+}
+
 // DirEntry is one entry of a directory block.
 type DirEntry struct {
 	Inode    uint32 // 0x0; 0 is an unused entry
