@@ -393,11 +393,19 @@ func (l *launcher) listen() {
 			return
 		}
 		if m.Step == stepGroup {
-			_ = l.ctl.send(message{Step: stepMember, Seq: m.Seq, Member: inGroup(m.PID, m.GID)})
+			_ = l.ctl.send(message{Step: stepMember, Seq: m.Seq, Member: inGroup(m.PID, m.GID, l.onlyUser())})
 			continue
 		}
 		l.incoming <- m
 	}
+}
+
+// onlyUser is the only user who can use the mount, or nil.
+func (l *launcher) onlyUser() *uint32 {
+	if l.Request.Options.AllowOther || l.Target.dir == nil { // the latter is for whoever mounts to know
+		return nil
+	}
+	return &l.Request.Owner
 }
 
 // sendStart hands over the image, and everything else that does not depend on the mount.

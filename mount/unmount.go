@@ -116,7 +116,7 @@ func (i *Info) image() string {
 
 // detach unmounts dir, with flags of umount2(2), by itself or by fusermount3.
 func detach(dir string, flags int) error {
-	err := unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
+	err := umountAt(dir, flags)
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -138,6 +138,22 @@ func detach(dir string, flags int) error {
 		return fusermountError(program, text.String(), err)
 	}
 	return nil
+}
+
+// umountAt is umount2(2) of a directory as the list of mounts has it, without symbolic links on the
+// way. Whoever owns a directory there could make it one meanwhile, for root to unmount something else.
+func umountAt(dir string, flags int) error {
+	flags |= unix.UMOUNT_NOFOLLOW
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	parent, err := unix.Openat2(unix.AT_FDCWD, filepath.Dir(dir), &how)
+	switch {
+	case errors.Is(err, unix.ENOSYS): // Linux before 5.6
+		return unix.Unmount(dir, flags)
+	case err != nil:
+		return err
+	}
+	defer unix.Close(parent)
+	return unix.Unmount(fmt.Sprintf("/proc/self/fd/%d/%s", parent, filepath.Base(dir)), flags)
 }
 
 func unmountError(dir string, err error) error {
