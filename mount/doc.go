@@ -89,7 +89,9 @@
 // # The state file
 //
 // A mount is described by a small file, named after its device number, in
-// /run/ext4box for root, else in $XDG_RUNTIME_DIR/ext4box or /tmp/ext4box-UID.
+// /run/ext4box for root, else in $XDG_RUNTIME_DIR/ext4box, /run/user/UID/ext4box or
+// /tmp/ext4box-UID. Root of a user namespace, to whom root's directories do not belong, has
+// those of the user that he is outside.
 // The keeper creates it under a private name, locks it (flock), and only then
 // gives it its name, so a name always belongs to a locked file or to a dead
 // server. The server is handed the descriptor and with it the lock, and the kernel drops that
