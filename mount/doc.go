@@ -8,7 +8,7 @@
 // option lists are written and what each option means ([ParseOptions]). How a
 // server is started in the background so that the command returns when the
 // mount answers and not before ([Launch], [Serve]). How to learn that the image
-// is closed after an unmount ([State], [Unmount], [WaitClosed]).
+// is closed after an unmount ([State], [Unmount], [State.WaitClosed]).
 //
 // # What it must not know
 //

@@ -108,7 +108,7 @@ func closeOnExec() {
 func setOOMScore(pid string, score int) error {
 	err := os.WriteFile("/proc/"+pid+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
 	if errors.Is(err, unix.EACCES) {
-		err = fmt.Errorf("%w; only root can lower it", err)
+		err = fmt.Errorf("%w: lowering it takes CAP_SYS_RESOURCE, as root has outside of containers", err)
 	}
 	return err
 }

@@ -1,5 +1,5 @@
 // Command ext4box mounts ext2, ext3 and ext4 images without the kernel's ext4,
-// and reads and edits them without a mount.
+// and reads, edits and checks them without a mount.
 //
 // Each verb is a file of this package: an options struct, a constructor of the
 // cobra command, and a function that does the work with library calls and prints

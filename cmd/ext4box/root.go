@@ -136,10 +136,10 @@ func exists(path string) bool {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ext4box",
-		Short: "Mount, read and edit ext2, ext3 and ext4 images in an ordinary process",
+		Short: "Mount, read, edit and check ext2, ext3 and ext4 images in an ordinary process",
 		Long: `ext4box mounts ext2, ext3 and ext4 images and block devices through FUSE, and
-reads and edits them without a mount. Only mounting needs /dev/fuse; nothing
-needs root.
+reads, edits and checks them without a mount. What reads a mounted image is a
+process in a box. Only mounting needs /dev/fuse; nothing needs root.
 
 IMAGE is an image file or a block device; IMAGE@p2 or IMAGE@2 is its second
 partition.`,
