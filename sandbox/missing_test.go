@@ -84,6 +84,44 @@ func testMissing(t *testing.T, name string) {
 	}
 }
 
+// TestMissingAll: without a user namespace, and without capabilities, there are no others either,
+// which is said once.
+func TestMissingAll(t *testing.T) {
+	if os.Getenv(lacksEnv) != "" {
+		cmd := exec.Command("true")
+		missing, err := Start(cmd, Options{Mode: BestEffort})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+		if len(missing) != 2 || missing[0].Layer != "a user namespace" ||
+			!strings.Contains(missing[0].Error(), "switched off by the sysctl user.max_user_namespaces=0") ||
+			missing[1].Layer != "other namespaces (mnt, pid, net, ipc, uts, cgroup)" || !errors.Is(missing[1], unix.EPERM) {
+			t.Error(missing)
+		}
+		return
+	}
+	if os.Getuid() != 0 {
+		t.Skip("takes root")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip("needs setpriv (package util-linux)")
+	}
+	cmd := exec.Command("sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all "$0" "$@"`,
+		self, "-test.run=^TestMissingAll$", "-test.v")
+	cmd.Env = append(os.Environ(), lacksEnv+"=all")
+	cmd.SysProcAttr = container()
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestMissingAll") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestNotStarted: a process that was not put into namespaces refuses to be in the box.
 func TestNotStarted(t *testing.T) {
 	out, err := direct(t, victim{Name: "wait", Options: Options{Mode: Enforce}})
