@@ -456,6 +456,7 @@ func TestBoxRefused(t *testing.T) {
 	chroot := filepath.Join(base, "root")
 	script := `set -e
 		mkdir "$3"; mount --rbind / "$3"
+		[ "$4" != noproc ] || { mount -t tmpfs none "$3/proc"; set -- "$1" "$2" "$3" --sandbox=off; }
 		exec chroot "$3" "$0" mount $4 "$1" "$2"`
 	try := func(mode string) (string, error) {
 		_ = os.Remove(chroot)
@@ -466,6 +467,9 @@ func TestBoxRefused(t *testing.T) {
 	out, err := try("--sandbox=on")
 	if err == nil || !strings.Contains(out, "user namespace") || !strings.Contains(out, "--sandbox=best-effort") {
 		t.Errorf("in a chroot: %v, %q", err, out)
+	}
+	if out, err := try("noproc"); err == nil || out != "ext4box: there is no /proc here, which ext4box needs: mount -t proc proc /proc\n" {
+		t.Errorf("without /proc: %v, %q", err, out)
 	}
 	if !unlocked(t, image) || mounted(dir) {
 		t.Error("it is mounted")
