@@ -55,22 +55,22 @@ func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) {
 	}
 	cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa(runtime.GOMAXPROCS(0)), "GODEBUG="+debug)
 	closeOnExec()
+	flags, two := uintptr(0), false
 	var missing []*Missing
 	if o.Mode != Off && !o.Service {
-		attr := new(syscall.SysProcAttr)
-		if cmd.SysProcAttr != nil {
-			*attr = *cmd.SysProcAttr
+		// Whoever must have all is given all. What is missing is asked for only when that fails:
+		// namespaces take their time to be made and to go.
+		if flags, two = allNamespaces(), twoIDs(); o.Mode == BestEffort {
+			flags, missing = available(two)
 		}
-		attr.Pdeathsig, attr.AmbientCaps = 0, nil
-		done, m, err := separate(attr, o)
-		if err != nil {
-			return nil, err
-		}
-		missing = m
-		cmd.SysProcAttr = attr
-		cmd.Env = append(cmd.Env, environment+"="+done)
+		separate(cmd, flags, two)
 	}
 	if err := cmd.Start(); err != nil {
+		if flags != 0 && o.Mode == Enforce {
+			if _, missing := available(two); len(missing) > 0 {
+				return nil, missing[0]
+			}
+		}
 		return missing, err
 	}
 	if o.OOMScore != nil && o.Mode != Off && !o.Service {
@@ -113,48 +113,57 @@ func setOOMScore(pid string, score int) error {
 	return err
 }
 
-// separate puts namespaces into attr, as many as can be had, and returns what to tell Enter.
-func separate(attr *syscall.SysProcAttr, o Options) (done string, missing []*Missing, err error) {
-	var all uintptr
+func allNamespaces() (flags uintptr) {
 	for _, n := range namespaces {
-		all |= n.flag
+		flags |= n.flag
 	}
-	flags, reason := all, try(all)
-	if reason != nil {
-		flags = 0
-		var without []string // those that a user namespace would have brought
-		for _, n := range namespaces {
-			with := flags | n.flag
-			switch err := try(with); {
-			case err == nil:
-				flags = with
-			case flags&unix.CLONE_NEWUSER == 0 && n.name != "user" && errors.Is(err, unix.EPERM):
-				without = append(without, n.name)
-			default:
-				missing = append(missing, &Missing{n.text, Explain(n.name, err)})
-			}
-		}
-		if len(without) > 0 {
-			missing = append(missing, &Missing{"other namespaces (" + strings.Join(without, ", ") + ")",
-				fmt.Errorf("they take root, or a user namespace (%w)", unix.EPERM)})
-		}
-		if len(missing) == 0 { // one by one, but not together
-			missing = append(missing, &Missing{"namespaces", reason})
-			flags = 0
-		}
-		if o.Mode == Enforce {
-			return "", nil, missing[0]
+	return flags
+}
+
+// available finds out which namespaces can be had, and which cannot.
+func available(two bool) (flags uintptr, missing []*Missing) {
+	reason := try(allNamespaces(), two)
+	if reason == nil {
+		return allNamespaces(), nil
+	}
+	var without []string // those that a user namespace would have brought
+	for _, n := range namespaces {
+		with := flags | n.flag
+		switch err := try(with, two); {
+		case err == nil:
+			flags = with
+		case flags&unix.CLONE_NEWUSER == 0 && n.name != "user" && errors.Is(err, unix.EPERM):
+			without = append(without, n.name)
+		default:
+			missing = append(missing, &Missing{n.text, Explain(n.name, err)})
 		}
 	}
+	if len(without) > 0 {
+		missing = append(missing, &Missing{"other namespaces (" + strings.Join(without, ", ") + ")",
+			fmt.Errorf("they take root, or a user namespace (%w)", unix.EPERM)})
+	}
+	if len(missing) == 0 { // one by one, but not together
+		return 0, []*Missing{{"namespaces", reason}}
+	}
+	return flags, missing
+}
+
+// separate has cmd start in namespaces, and tells Enter.
+func separate(cmd *exec.Cmd, flags uintptr, two bool) {
 	var names []string
 	for _, n := range namespaces {
 		if flags&n.flag != 0 {
 			names = append(names, n.name)
 		}
 	}
-	done = strings.Join(names, ",") + ";"
+	done := strings.Join(names, ",") + ";"
+	attr := new(syscall.SysProcAttr)
+	if cmd.SysProcAttr != nil {
+		*attr = *cmd.SysProcAttr
+	}
+	attr.Pdeathsig, attr.AmbientCaps = 0, nil
 	attr.Cloneflags |= flags
-	switch two := twoIDs(); {
+	switch {
 	case flags&unix.CLONE_NEWUSER != 0:
 		attr.UidMappings, attr.GidMappings = idMaps(two)
 		attr.GidMappingsEnableSetgroups = two
@@ -165,7 +174,8 @@ func separate(attr *syscall.SysProcAttr, o Options) (done string, missing []*Mis
 	case two:
 		done += strconv.Itoa(nobody)
 	}
-	return done, missing, nil
+	cmd.SysProcAttr = attr
+	cmd.Env = append(cmd.Env, environment+"="+done)
 }
 
 // idMaps are the users and groups of the box: one that has the rights of the caller, who
@@ -207,10 +217,9 @@ func canBecome(capability int, table string) bool {
 
 // try finds out whether a process in such namespaces could be started. It makes one, which
 // ends by failing to execute a program whose name is too long, which nothing else fails by.
-func try(flags uintptr) error {
+func try(flags uintptr, two bool) error {
 	attr := &syscall.SysProcAttr{Cloneflags: flags}
 	if flags&unix.CLONE_NEWUSER != 0 {
-		two := twoIDs()
 		attr.UidMappings, attr.GidMappings = idMaps(two)
 		attr.GidMappingsEnableSetgroups = two
 	}
