@@ -94,9 +94,12 @@ func Enter(o Options) (*Box, []*Missing, error) {
 		return b, nil, nil
 	}
 	e := &entry{Options: o}
-	if names, id, ok := strings.Cut(done, ";"); ok && !o.Service {
-		e.had = strings.Split(names, ",")
-		e.id, _ = strconv.Atoi(id)
+	if f := strings.Split(done, ";"); len(f) == 3 && !o.Service {
+		e.had = strings.Split(f[0], ",")
+		e.id, _ = strconv.Atoi(f[1])
+		if procs, _ := strconv.Atoi(f[2]); procs > 0 {
+			defer runtime.GOMAXPROCS(procs)
+		}
 	} else if o.Service && twoIDs() {
 		e.id = nobody // who started it should not have started it as root
 	}
