@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/sandbox"
 )
 
 // frontEnv tells a process that it is the keeper of a mount, and which of its descriptors
@@ -70,7 +72,7 @@ func startKeeper() error {
 	unix.FcntlInt(uintptr(theirs), unix.F_SETFD, 0)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = os.Args
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", frontEnv, theirs))
+	cmd.Env = append(sandbox.Runtime(os.Environ()), fmt.Sprintf("%s=%d", frontEnv, theirs))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that the terminal's signals come from here
 	err = cmd.Start()

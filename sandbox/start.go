@@ -46,14 +46,7 @@ const (
 // says; of the rest of that, what does not contradict is kept. Nor is the environment, in which
 // users keep secrets, but for what is in cmd.Env.
 func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) {
-	// Go finds out how many processors it may use from files that it would keep open.
-	debug := "containermaxprocs=0"
-	for _, v := range cmd.Env {
-		if now, ok := strings.CutPrefix(v, "GODEBUG="); ok {
-			debug = now + "," + debug
-		}
-	}
-	cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa(runtime.GOMAXPROCS(0)), "GODEBUG="+debug)
+	cmd.Env = Runtime(cmd.Env)
 	closeOnExec()
 	flags, two := uintptr(0), false
 	var missing []*Missing
@@ -87,6 +80,18 @@ func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) {
 		}
 	}
 	return missing, nil
+}
+
+// Runtime adds to the environment of a program in Go how many processors it may use: as many as
+// this one. It would find that out from files of its cgroup, which it keeps open.
+func Runtime(env []string) []string {
+	debug := "containermaxprocs=0"
+	for _, v := range env {
+		if now, ok := strings.CutPrefix(v, "GODEBUG="); ok {
+			debug = now + "," + debug
+		}
+	}
+	return append(env, "GOMAXPROCS="+strconv.Itoa(runtime.GOMAXPROCS(0)), "GODEBUG="+debug)
 }
 
 // closeOnExec keeps descriptors from the process that nobody means to give it: those that the
