@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +41,12 @@ func TestWriteByOthersStripsSetgid(t *testing.T) {
 	who := []struct {
 		name     string
 		uid, gid int
-	}{{"root", 0, 0}, {"owner", owner, 1}, {"member", 1, group}, {"stranger", 1, 1}}
+		groups   []uint32
+	}{
+		{"root", 0, 0, nil}, {"owner", owner, 1, nil}, {"member", 1, group, nil}, {"stranger", 1, 1, nil},
+		{"member beside its first group", 1, 1, []uint32{7, group}}, // which the box is told by the keeper
+		{"member of others", 1, 1, []uint32{7}},
+	}
 	look := func(t *testing.T, path string) string {
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err != nil {
@@ -77,7 +84,9 @@ func TestWriteByOthersStripsSetgid(t *testing.T) {
 					if err := unix.Fchmod(fd, mode); err != nil {
 						t.Fatal(err)
 					}
-					said := asGroup(w.uid, w.gid, func() string { return fmt.Sprint(way.do(fd, int(source.Fd()))) })
+					said := withGroups(t, w.groups, func() string {
+						return asGroup(w.uid, w.gid, func() string { return fmt.Sprint(way.do(fd, int(source.Fd()))) })
+					})
 					fmt.Fprintf(&b, "%d: %s of %#o by %s: %s, %s\n", n, way.name, mode, w.name, said, look(t, path))
 					if err := f.Close(); err != nil {
 						t.Fatal(err)
@@ -96,4 +105,23 @@ func TestWriteByOthersStripsSetgid(t *testing.T) {
 			fmt.Fprintf(&b, "%d anew: %s\n", n, look(t, path))
 		}
 	})
+}
+
+// withGroups does it on a thread that has other supplementary groups, and ends.
+func withGroups(t *testing.T, groups []uint32, what func() string) (said string) {
+	if groups == nil {
+		return what()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and not unlocked
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0); errno != 0 {
+			t.Error(errno)
+			return
+		}
+		said = what()
+	}()
+	<-done
+	return said
 }
