@@ -153,6 +153,9 @@ func (l *launcher) run() error {
 			taken = int(l.Target.fuse.Fd())
 		}
 	}
+	if err := l.checkFileSize(); err != nil {
+		return err
+	}
 	if err := l.startServer(); err != nil {
 		return err
 	}
@@ -209,6 +212,24 @@ func (l *launcher) run() error {
 	}
 	l.kept = true
 	return l.keep()
+}
+
+// checkFileSize refuses to mount what the server could not write to: all that it would have to
+// say of that it would say when it is too late.
+func (l *launcher) checkFileSize() error {
+	var limit unix.Rlimit
+	if l.Request.Options.ReadOnly() || unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) != nil {
+		return nil
+	}
+	most := limit.Max
+	if l.Request.Sandbox.Mode == sandbox.Off {
+		most = limit.Cur // only in the box it is set
+	}
+	if size := LongestFile(l.Files); size > most {
+		return usagef("%s has %d bytes, and the limit on what may be written of a file is %d here; raise it (ulimit -f), or mount with ro",
+			l.Request.Source, size, most)
+	}
+	return nil
 }
 
 // awaitServing returns when the kernel and the server have agreed.

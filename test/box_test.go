@@ -498,6 +498,16 @@ func TestBoxRefused(t *testing.T) {
 		t.Errorf("--sandbox=off: %+v", r)
 	}
 	umount(t, dir)
+	for _, mode := range []string{"on", "off"} {
+		out, err := exec.Command("sh", "-c", `ulimit -f 1000; exec "$0" mount --sandbox="$3" "$1" "$2"`, bin, image, dir, mode).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "ulimit -f") || mounted(dir) {
+			t.Errorf("with a limit on files: %v, %q", err, out)
+		}
+	}
+	if out, err := exec.Command("sh", "-c", `ulimit -f 1000; exec "$0" mount -o ro "$1" "$2"`, bin, image, dir).CombinedOutput(); err != nil {
+		t.Errorf("with a limit on files, for reading: %v, %q", err, out)
+	}
+	umount(t, dir)
 	if r := run(t, "mount", "--sandbox=some", image, dir); r.status != 1 {
 		t.Errorf("--sandbox=some: %+v", r)
 	}
