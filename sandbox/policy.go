@@ -11,7 +11,8 @@ type rule struct {
 	nr   uintptr
 	// when are the arguments with which it is allowed: all conditions of one of the lists.
 	// None: always. The kernel remembers what is always allowed and does not run the filter
-	// for it, which is why nothing on the way of a request has conditions.
+	// for it, which is why nothing on the way of a request has conditions but futex, which
+	// waits anyway.
 	when [][]condition
 	// unsealed: only until [Box.Seal].
 	unsealed bool
@@ -50,6 +51,13 @@ func anyOf(arg int, values ...uint64) [][]condition {
 // namespace, comes out of that.
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 
+// What the Go runtime does with a futex: it waits and wakes, among its own threads.
+const (
+	futexPrivate = 128
+	futexWait    = 0 | futexPrivate
+	futexWake    = 1 | futexPrivate
+)
+
 // memoryFlags are the flags of mmap for memory of one's own, which is no file.
 const memoryFlags = unix.MAP_PRIVATE | unix.MAP_FIXED | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE | unix.MAP_STACK | unix.MAP_DROPPABLE
 
@@ -82,7 +90,8 @@ func ioctlConditions() [][]condition {
 // top by kernels before 5.11. self is the number of the process in its own namespace.
 func rules(self int) []rule {
 	l := []rule{
-		{call: "futex", nr: unix.SYS_FUTEX, why: "Go: every lock that has to wait"},
+		{call: "futex", nr: unix.SYS_FUTEX, why: "Go: every lock that has to wait; not those with priorities, in which the kernel had many a hole",
+			when: anyOf(1, futexWait, futexWake)},
 		{call: "read", nr: unix.SYS_READ, why: "fuse: requests; mount: what the keeper says"},
 		{call: "write", nr: unix.SYS_WRITE, why: "fuse: replies; the log; Go: tracebacks, waking its poller"},
 		{call: "pread64", nr: unix.SYS_PREAD64, why: "blockdev"},

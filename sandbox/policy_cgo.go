@@ -4,8 +4,14 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
+// futexAny are the flags of an operation on a futex: private, and by which clock.
+const futexAny = 128 | 256
+
 // cgoRules are what the C library and the race detector need besides.
 var cgoRules = []rule{
+	{call: "futex", nr: unix.SYS_FUTEX, why: "every lock", when: either(
+		condition{1, word &^ futexAny, 0}, condition{1, word &^ futexAny, 1}, // waiting, waking
+		condition{1, word &^ futexAny, 9}, condition{1, word &^ futexAny, 10})}, // by bits
 	{call: "clone", nr: unix.SYS_CLONE, why: "pthread_create",
 		when: either(is(0, threadFlags|unix.CLONE_SETTLS|unix.CLONE_PARENT_SETTID|unix.CLONE_CHILD_CLEARTID))},
 	{call: "mprotect", nr: unix.SYS_MPROTECT, when: either(none(2, unix.PROT_EXEC)), why: "guard pages of stacks; malloc"},
