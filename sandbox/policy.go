@@ -139,7 +139,8 @@ func rules(self int) []rule {
 		{call: "fstatfs", nr: unix.SYS_FSTATFS, unsealed: true, why: "blockdev: whether direct I/O is any good there"},
 		{call: "statx", nr: unix.SYS_STATX, unsealed: true, why: "blockdev: the alignment of direct I/O, untorn writes",
 			when: either(condition{2, unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH})},
-		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, when: either(is(0, 0)), why: "Seal: no more descriptors"},
+		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, why: "Seal: no more descriptors",
+			when: [][]condition{{is(0, 0), is(1, unix.RLIMIT_NOFILE)}}},
 		{call: "seccomp", nr: unix.SYS_SECCOMP, unsealed: true, when: either(is(0, unix.SECCOMP_SET_MODE_FILTER)), why: "Seal"},
 	}
 	return append(l, cgoRules...)
