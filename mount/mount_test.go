@@ -238,6 +238,41 @@ func TestForeground(t *testing.T) {
 	}
 }
 
+// TestFlood: whatever a server says and how much, the keeper stays small and does what it is told.
+func TestFlood(t *testing.T) {
+	needMount(t)
+	for _, mode := range []string{"flood", "flood junk"} {
+		image, dir := scratch(t)
+		c := part(t, nil, "mount", image, dir, "foreground "+mode)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Process.Kill() })
+		waitFor(t, "the flood", func() bool { _, err := os.Stat(image + ".flooded"); return err == nil })
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var peak int
+		for line := range strings.Lines(string(status)) {
+			fmt.Sscanf(line, "VmHWM: %d kB", &peak)
+		}
+		t.Logf("%s: the keeper had %d KiB", mode, peak)
+		if peak == 0 || peak > 200<<10 {
+			t.Errorf("%s: the keeper had %d KiB", mode, peak)
+		}
+		if _, ok := mountAt(t, dir); !ok {
+			t.Errorf("%s: it is not mounted any more", mode)
+		}
+		c.Process.Signal(unix.SIGTERM)
+		waitFor(t, mode, func() bool { _, ok := mountAt(t, dir); return !ok && !isLocked(t, image) })
+		c.Wait()
+		if strings.Contains(c.out.String(), "\u009b") {
+			t.Errorf("%s: it prints what it is told: %.200q", mode, c.out.String())
+		}
+	}
+}
+
 // TestSignal: SIGTERM takes a busy mount out of the tree and the server ends with
 // its last user; a second one ends it at once.
 func TestSignal(t *testing.T) {

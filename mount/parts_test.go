@@ -223,12 +223,45 @@ func (r *responder) loop(dev *os.File, ready func(DataPath)) error {
 		}
 		if op == initOp && errno == 0 {
 			path := DataPath{Text: "through the server: \x1b[31mit is a test"}
+			if strings.HasPrefix(r.mode, "flood") {
+				r.flood()
+			}
 			if r.mode == "iomap" {
 				path = DataPath{Iomap: true, Text: "fuse-iomap, device x"}
 			}
 			ready(path)
 		}
 	}
+}
+
+// flood tells the keeper, once the mount is confirmed, all that a server can think of that was taken over.
+func (r *responder) flood() {
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		say := func(text string) { _, _ = unix.Write(0, []byte(text)) }
+		done := func() {
+			if image, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.image.Fd())); err == nil {
+				os.WriteFile(image+".flooded", nil, 0o600)
+			}
+		}
+		long := strings.Repeat("\u009b", maxMessage/3)
+		for i := range 20_000 {
+			say(fmt.Sprintf(`{"step":"group","seq":%d,"pid":%d,"gid":0}`, i, i%5000))
+			say(`{"step":"unmounted"}`)
+			say(`{"step":"opened","missing":["` + long[:1000] + `"]}`)
+			if i%100 == 0 {
+				say(`{"step":"ended","text":"` + long + `"}`)
+				say(`{"step":"start","request":{"source":"/etc/shadow"}}`)
+				say(strings.Repeat(`{"path":`, 1000) + "1" + strings.Repeat("}", 1000))
+				fmt.Fprintf(os.Stderr, "%s\n", long)
+			}
+			if r.mode == "flood junk" {
+				say("\x00") // the keeper listens no more, and nobody takes what is said
+				done()
+			}
+		}
+		done()
+	}()
 }
 
 // command runs a part of the test binary as a user does.
