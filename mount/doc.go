@@ -96,7 +96,8 @@
 // gives it its name, so a name always belongs to a locked file or to a dead
 // server. The server is handed the descriptor and with it the lock, and the kernel drops that
 // when both have ended, the server with the image closed, however they end. Unmount opens the
-// file first, unmounts, and waits for the lock.
+// file first, unmounts, and waits for the lock. A server that could not end in order, as where
+// there was no room to write, says so to the keeper, who adds it to the file, for Unmount to tell.
 //
 // # Trust
 //

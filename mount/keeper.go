@@ -65,6 +65,12 @@ func (l *launcher) ended(last *message) error {
 	switch {
 	case last != nil && last.Step == stepFailed:
 		err = last.reported()
+		if l.kept {
+			l.state.fail(err)
+			if l.Front != nil {
+				return nil // it has told the log
+			}
+		}
 	case last != nil, state.Success():
 		return nil
 	case l.Front != nil && state.ExitCode() == 1:

@@ -67,16 +67,14 @@ func Serve(ctl *os.File, open Opener) error {
 	signal.Ignore(unix.SIGPIPE) // of a log whose keeper is gone
 	s := &service{ctl: &control{int(ctl.Fd())}}
 	err := s.run(open)
-	switch {
-	case s.request == nil || s.request.Foreground || !s.confirmed:
-		report := message{Step: stepEnded}
-		if err != nil {
-			report = failure(err)
-		}
-		s.ctl.tell(report)
-	case err != nil:
+	if err != nil && s.request != nil && !s.request.Foreground && s.confirmed {
 		s.request.NewLogger().Error("the mount ended", "source", s.request.Source, "err", err)
 	}
+	report := message{Step: stepEnded}
+	if err != nil {
+		report = failure(err)
+	}
+	s.ctl.tell(report)
 	return err
 }
 

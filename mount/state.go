@@ -19,6 +19,8 @@ import (
 type State struct {
 	file *os.File // open for reading: the server has it, too, and whoever unmounts believes what is in it
 	path string   // empty: it has no name yet that anybody would look for
+
+	record StateRecord // what was published
 }
 
 // StateRecord is what a state file says.
@@ -28,6 +30,8 @@ type StateRecord struct {
 	Image  string `json:"image"`  // the source
 	Dir    string `json:"dir"`    // the mount point
 	Device string `json:"device"` // the mount's device number, major:minor
+	// Failed is why the server could not end in order, which the keeper adds when it has ended.
+	Failed string `json:"failed,omitempty"`
 }
 
 const maxStateSize = 64 << 10
@@ -84,8 +88,22 @@ func (s *State) publish(dev Dev, r StateRecord) error {
 	if err := os.Rename(s.file.Name(), path); err != nil {
 		return err
 	}
-	s.path = path
+	s.path, s.record = path, r
 	return nil
+}
+
+// fail adds to the file, for whoever waits for its lock, that the server has failed.
+func (s *State) fail(err error) {
+	if s == nil || s.path == "" {
+		return
+	}
+	r := s.record
+	r.Failed = err.Error()
+	text, err := json.Marshal(r)
+	if err != nil {
+		return
+	}
+	s.named(func(path string) { _ = os.WriteFile(path, append(text, '\n'), 0o600) })
 }
 
 // Close gives up the lock, if no other process has it, and leaves the file.
@@ -100,6 +118,11 @@ func (s *State) remove() {
 	if s == nil {
 		return
 	}
+	s.named(func(path string) { os.Remove(path) })
+}
+
+// named calls do with the file's name, unless a later mount has that by now.
+func (s *State) named(do func(path string)) {
 	path := s.path
 	if path == "" {
 		path = s.file.Name()
@@ -112,7 +135,7 @@ func (s *State) remove() {
 	ours, err1 := s.file.Stat()
 	named, err2 := os.Lstat(path)
 	if err1 == nil && err2 == nil && os.SameFile(ours, named) {
-		os.Remove(path)
+		do(path)
 	}
 }
 

@@ -52,6 +52,9 @@ func Unmount(target string, o UnmountOptions) error {
 	case err != nil:
 		return systemf("%s is unmounted, but waiting for its server failed: %w", i.Dir, err)
 	}
+	if r, err := state.Record(); err == nil && r.Failed != "" {
+		return failedf("%s is unmounted, but its server has failed, and what was written last may be lost: %s", i.Dir, plain(r.Failed))
+	}
 	return nil
 }
 

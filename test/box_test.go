@@ -519,3 +519,38 @@ func TestBoxRefused(t *testing.T) {
 		t.Errorf("--sandbox=some: %+v", r)
 	}
 }
+
+// TestUmountFailed: what could not be written when the image was closed is told by umount.
+func TestUmountFailed(t *testing.T) {
+	requireMounting(t)
+	if os.Getuid() != 0 {
+		t.Skip("takes root, to mount a small tmpfs")
+	}
+	small, dir := t.TempDir(), t.TempDir()
+	if err := unix.Mount("none", small, "tmpfs", 0, "size=3M"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) })
+	image := filepath.Join(small, "image")
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", image, "64M").CombinedOutput(); err != nil {
+		t.Skipf("needs mke2fs: %v\n%s", err, out)
+	}
+	if r := run(t, "mount", "-o", "commit=3600", image, dir); r.status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(small, "fill"), make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal("the file system below is not full:", err)
+	}
+	for i := range 50 {
+		if err := os.Mkdir(filepath.Join(dir, strconv.Itoa(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := run(t, "umount", dir); r.status != 32 || !strings.Contains(r.stderr, "may be lost") || !strings.Contains(r.stderr, "no space left on device") {
+		t.Errorf("%+v", r)
+	}
+	if mounted(dir) || !unlocked(t, image) {
+		t.Error("it is mounted still")
+	}
+}
