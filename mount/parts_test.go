@@ -239,11 +239,6 @@ func (r *responder) flood() {
 	go func() {
 		time.Sleep(200 * time.Millisecond)
 		say := func(text string) { _, _ = unix.Write(0, []byte(text)) }
-		done := func() {
-			if image, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.image.Fd())); err == nil {
-				os.WriteFile(image+".flooded", nil, 0o600)
-			}
-		}
 		long := strings.Repeat("\u009b", maxMessage/3)
 		for i := range 20_000 {
 			say(fmt.Sprintf(`{"step":"group","seq":%d,"pid":%d,"gid":0}`, i, i%5000))
@@ -256,11 +251,12 @@ func (r *responder) flood() {
 				fmt.Fprintf(os.Stderr, "%s\n", long)
 			}
 			if r.mode == "flood junk" {
-				say("\x00") // the keeper listens no more, and nobody takes what is said
-				done()
+				say("\x00")
 			}
 		}
-		done()
+		if image, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", r.image.Fd())); err == nil {
+			os.WriteFile(image+".flooded", nil, 0o600)
+		}
 	}()
 }
 
