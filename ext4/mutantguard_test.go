@@ -23,12 +23,11 @@ import (
 //     them, bitmaps and inode tables of groups whose descriptors are valid, the journal, and the MMP block;
 //   - blocks that are free by its bitmaps, or that a group says are not initialised;
 //   - blocks that an inode which is in use has, and the rest of their clusters: of its data, of its map, of attributes;
-//   - blocks that the log has a newer version of.
+//   - blocks that the log has a newer version of, or that fast commits say are an inode's.
 //
 // Nothing else may be written at all; to system blocks no file data may be written nor anything discarded; and an
 // image that cannot be opened, by the geometry of its superblock or its journal, gets at most a new superblock and
-// journal superblock. All of it in units of blocks. What a guard cannot tell it does not judge: maps with more blocks than it
-// will look at, and fast commits, which have blocks of their own. Data is told from metadata by its content, or by
+// journal superblock. All of it in units of blocks. Data is told from metadata by its content, or by
 // the way it takes, where the kernel moves it.
 type guard struct {
 	*blocktest.Mem
@@ -108,17 +107,13 @@ type allowance struct {
 	bits   uint
 	system []bool // by block
 	any    []bool
-	loose  bool // it is not known which blocks are somebody's
 }
 
 func (a *allowance) isSystem(b int64) bool { return b < int64(len(a.system)) && a.system[b] }
 
 func (a *allowance) covers(b int64) bool {
-	return a.loose || b < int64(len(a.any)) && (a.any[b] || a.system[b])
+	return b < int64(len(a.any)) && (a.any[b] || a.system[b])
 }
-
-// allowanceBudget bounds how many nodes and blocks of maps are looked at.
-const allowanceBudget = 1 << 18
 
 // allowanceOf reads what may be written to an image of small size.
 func allowanceOf(dev *blocktest.Mem) *allowance {
@@ -129,12 +124,12 @@ func allowanceOf(dev *blocktest.Mem) *allowance {
 	}
 	sb := disk.DecodeSuperblock(raw)
 	geo, err := sb.Geometry()
-	if err != nil || geo.BlocksCount > uint64(dev.Size())>>geo.BlockBits {
+	blocks := uint64(dev.Size()) >> geo.BlockBits
+	if err != nil || geo.BlocksCount > blocks {
 		return &allowance{bits: 10}
 	}
-	a := &allowance{bits: geo.BlockBits}
-	r := &stateReader{dev: dev, sb: sb, geo: geo, sums: sb.Checksums(), a: a, budget: allowanceBudget}
-	a.system, a.any = make([]bool, geo.BlocksCount), make([]bool, geo.BlocksCount)
+	a := &allowance{bits: geo.BlockBits, system: make([]bool, blocks), any: make([]bool, blocks)}
+	r := &stateReader{dev: dev, sb: sb, geo: geo, sums: sb.Checksums(), a: a, blocks: blocks, seen: make(map[mapNode]bool)}
 	r.system(disk.SuperblockOffset>>geo.BlockBits, 1)
 	if sb.Incompat&disk.IncompatMMP != 0 { // which comes before the journal
 		r.system(sb.MMPBlock, 1)
@@ -146,10 +141,10 @@ func allowanceOf(dev *blocktest.Mem) *allowance {
 		if _, err := r.dev.ReadAt(raw, disk.SuperblockOffset); err != nil {
 			return a
 		}
-		// The superblock that counts may have been in the log. Where the geometry is another one then, the engine
-		// refuses the image.
+		// The superblock that counts may have been in the log, with more blocks than before: so does a filesystem
+		// grow. Where the size of its blocks is another one, the engine refuses the image.
 		r.sb = disk.DecodeSuperblock(raw)
-		if geo, err := r.sb.Geometry(); err != nil || geo.BlocksCount != r.geo.BlocksCount || geo.BlockBits != r.geo.BlockBits {
+		if geo, err := r.sb.Geometry(); err != nil || geo.BlocksCount > blocks || geo.BlockBits != r.geo.BlockBits {
 			return a
 		} else {
 			r.geo, r.sums = geo, r.sb.Checksums()
@@ -166,7 +161,9 @@ type stateReader struct {
 	geo    disk.Geometry
 	sums   disk.Checksums
 	a      *allowance
-	budget int
+	blocks uint64 // of the device
+	seen   map[mapNode]bool
+	fast   []disk.Inode // that fast commits bring
 }
 
 func (r *stateReader) block(blk uint64) []byte {
@@ -178,13 +175,13 @@ func (r *stateReader) block(blk uint64) []byte {
 }
 
 func (r *stateReader) system(start, n uint64) {
-	for b := start; b < min(start+n, r.geo.BlocksCount); b++ {
+	for b := start; b < min(start+n, r.blocks); b++ {
 		r.a.system[b] = true
 	}
 }
 
 func (r *stateReader) allow(start, n uint64) {
-	for b := start; b < min(start+n, r.geo.BlocksCount); b++ {
+	for b := start; b < min(start+n, r.blocks); b++ {
 		r.a.any[b] = true
 	}
 }
@@ -210,12 +207,20 @@ func (r *stateReader) replay() bool {
 		return false
 	}
 	var log []uint64
-	r.walk(&in, func(blk uint64, level int) {
-		if r.system(blk, 1); level == 0 {
-			log = append(log, blk)
+	left := uint64(1 << 18) // nodes and blocks: a journal that has the same ones again is refused
+	r.walk(&in, func(start, n uint64, level int, _ bool) bool {
+		if n > left {
+			left = 0
+			return false
 		}
+		left -= n
+		r.system(start, n)
+		for i := uint64(0); level == 0 && i < n; i++ {
+			log = append(log, start+i)
+		}
+		return true
 	})
-	j, err := journal.Load(logBlocks{r, log}, journal.Options{BlockSize: int(r.geo.BlockSize), LogBlocks: min(uint64(len(log)), in.Size>>r.geo.BlockBits), DeviceBlocks: r.geo.BlocksCount})
+	j, err := journal.Load(logBlocks{r, log}, journal.Options{BlockSize: int(r.geo.BlockSize), LogBlocks: min(uint64(len(log)), in.Size>>r.geo.BlockBits), DeviceBlocks: r.blocks})
 	if err != nil {
 		return false
 	}
@@ -229,9 +234,35 @@ func (r *stateReader) replay() bool {
 	for to := range replay.All() {
 		r.allow(to.Block, 1)
 	}
-	r.a.loose = r.sb.Compat&disk.CompatFastCommit != 0
+	if r.sb.Compat&disk.CompatFastCommit != 0 {
+		for _, blk := range log {
+			r.fastCommit(r.block(blk))
+		}
+	}
 	r.dev = journal.NewOverlay(r.dev.(*blocktest.Mem), replay)
 	return true
+}
+
+// fastCommit remembers what a block says that inodes are to have, if it is one of fast commits; whether those
+// count, or are sound, does not matter.
+func (r *stateReader) fastCommit(b []byte) {
+	const addRange, inode = 1, 6
+	for len(b) >= 4 {
+		tag, n := le.Uint16(b), int(le.Uint16(b[2:]))
+		if b = b[4:]; n > len(b) {
+			return
+		}
+		switch v := b[:n]; {
+		case tag == addRange && n >= 16: // an inode, and an extent for it
+			x := disk.DecodeExtent(v[4:])
+			r.allow(x.Start>>r.geo.ClusterBits<<r.geo.ClusterBits, uint64(x.Len)+2<<r.geo.ClusterBits)
+		case tag == inode && n >= 4+disk.InodeSizeOld:
+			raw := make([]byte, r.geo.InodeSize)
+			copy(raw, v[4:])
+			r.fast = append(r.fast, disk.DecodeInode(raw, false))
+		}
+		b = b[n:]
+	}
 }
 
 // logBlocks is the content of a journal.
@@ -296,7 +327,6 @@ func (r *stateReader) inode(ino uint32) (in disk.Inode, ok bool) {
 
 // inodes allows what inodes have.
 func (r *stateReader) inodes() {
-	cluster := uint64(1)<<r.geo.ClusterBits - 1 // of which a file has all, if it has a block
 	for g := range r.geo.Groups {
 		d, ok := r.desc(g)
 		if !ok {
@@ -315,33 +345,60 @@ func (r *stateReader) inodes() {
 			if in.Mode == 0 && in.Links == 0 {
 				continue
 			}
-			r.allow(in.FileACL&^cluster, cluster+1)
-			kind := in.Type()
-			if in.Flags&disk.FlagInlineData == 0 && (kind == disk.ModeReg || kind == disk.ModeDir || kind == disk.ModeLink || kind == 0) {
-				r.walk(&in, func(blk uint64, _ int) { r.allow(blk&^cluster, cluster+1) })
-			}
+			r.has(&in)
 		}
 	}
-	if r.budget <= 0 {
-		r.a.loose = true
+	for i := range r.fast { // which may have got another map than before
+		r.has(&r.fast[i])
 	}
 }
 
-// walk follows a block map.
-func (r *stateReader) walk(in *disk.Inode, fn func(blk uint64, level int)) {
-	show := func(blk uint64, level int) bool {
-		if blk == 0 || blk >= r.geo.BlocksCount || r.budget <= 0 {
+// has allows what an inode has.
+func (r *stateReader) has(in *disk.Inode) {
+	if in.FileACL != 0 {
+		r.allow(in.FileACL>>r.geo.ClusterBits<<r.geo.ClusterBits, 1<<r.geo.ClusterBits)
+	}
+	r.owned(in)
+}
+
+// owned allows the blocks of a map, whole clusters of them: each node once, for in a hostile map nodes
+// have each other.
+func (r *stateReader) owned(in *disk.Inode) {
+	cluster := uint64(1)<<r.geo.ClusterBits - 1 // of which a file has all, if it has a block
+	kind := in.Type()
+	if in.Flags&disk.FlagInlineData != 0 || kind != disk.ModeReg && kind != disk.ModeDir && kind != disk.ModeLink && kind != 0 {
+		return
+	}
+	r.walk(in, func(start, n uint64, level int, extents bool) bool {
+		r.allow(start&^cluster, (start+n-1)|cluster-start&^cluster+1)
+		if level == 0 {
 			return false
 		}
-		r.budget--
-		fn(blk, level)
+		node := mapNode{start, level, extents}
+		if r.seen[node] {
+			return false
+		}
+		r.seen[node] = true
 		return true
-	}
+	})
+}
+
+// mapNode is a block as a node of a map.
+type mapNode struct {
+	blk     uint64
+	level   int
+	extents bool
+}
+
+// walk follows a block map: fn gets ranges of blocks within the filesystem, with their level above the data, and tells
+// whether to look into a node.
+func (r *stateReader) walk(in *disk.Inode, fn func(start, n uint64, level int, extents bool) bool) {
+	inside := func(blk uint64) bool { return blk != 0 && blk < r.geo.BlocksCount }
 	if in.Flags&disk.FlagExtents == 0 {
 		var pointers func(b []byte, level int)
 		pointers = func(b []byte, level int) {
 			for ; len(b) >= 4; b = b[4:] {
-				if blk := uint64(le.Uint32(b)); show(blk, level) && level > 0 {
+				if blk := uint64(le.Uint32(b)); inside(blk) && fn(blk, 1, level, false) && level > 0 {
 					pointers(r.block(blk), level-1)
 				}
 			}
@@ -360,13 +417,10 @@ func (r *stateReader) walk(in *disk.Inode, fn func(blk uint64, level int)) {
 		for i := range min(int(h.Entries), (len(b)-disk.ExtentHeaderSize)/disk.ExtentEntrySize) {
 			at := disk.ExtentHeaderSize + i*disk.ExtentEntrySize
 			if h.Depth == 0 {
-				x := disk.DecodeExtent(b[at:])
-				for j := range uint64(x.Len) {
-					if !show(x.Start+j, 0) {
-						break
-					}
+				if x := disk.DecodeExtent(b[at:]); inside(x.Start) && x.Len > 0 {
+					fn(x.Start, min(uint64(x.Len), r.geo.BlocksCount-x.Start), 0, true)
 				}
-			} else if x := disk.DecodeExtentIndex(b[at:]); show(x.Leaf, int(h.Depth)) {
+			} else if x := disk.DecodeExtentIndex(b[at:]); inside(x.Leaf) && fn(x.Leaf, 1, int(h.Depth), true) {
 				node(r.block(x.Leaf), int(h.Depth)-1)
 			}
 		}
