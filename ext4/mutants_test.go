@@ -226,7 +226,7 @@ func attack(t *testing.T, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) {
 		if g.written() > 0 {
 			err = errors.Join(err, errors.New("written while it was open for reading"))
 		}
-		return errors.Join(err, workOn(g, m, rng, sum))
+		return errors.Join(err, workload{users: 2, steps: 100}.workOn(g, m, rng, sum))
 	})
 	if err = errors.Join(err, g.wrong()); err != nil {
 		t.Errorf("%s\n%v", name, err)
@@ -326,13 +326,20 @@ func readAll(dev blockdev.Device, sum *mutantSum) error {
 	return errors.Join(a.bad, ctx.Err(), withErrno("close", fs.Close()))
 }
 
+// workload is how much is done with an image that is open for writing.
+type workload struct{ users, steps int }
+
 // workOn opens an image, does all kinds of things and closes it. It returns what
-// no image may cause.
-func workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) error {
-	fs, err := ext4.Open(dev, ext4.Options{
+// no image may cause. What a single user does is the same each time.
+func (l workload) workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) error {
+	o := ext4.Options{
 		CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, Discard: rng.IntN(2) == 0,
 		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)),
-	})
+	}
+	if l.users == 1 {
+		o.CommitInterval = time.Hour
+	}
+	fs, err := ext4.Open(dev, o)
 	if err != nil {
 		sum.closed.Add(1)
 		return withErrno("open", err)
@@ -348,7 +355,7 @@ func workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSu
 		a.hurt = append(a.hurt, ext4.Ino(ino))
 	}
 	var wg sync.WaitGroup
-	bad := make([]error, 2)
+	bad := make([]error, l.users)
 	for i := range bad {
 		one := *a
 		one.inodes, one.dirs, one.names = slices.Clone(a.inodes), slices.Clone(a.dirs), slices.Clone(a.names)
@@ -359,7 +366,7 @@ func workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSu
 					bad[i] = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 				}
 			}()
-			for range 100 {
+			for range l.steps {
 				if ctx.Err() != nil {
 					break
 				}
