@@ -60,7 +60,7 @@ fsx:
 # HOSTILE mutants of each rich image of the matrix, from seed HOSTILESEED on, fewer where a kernel or a model of
 # one mounts them, and as many kernels that have gone mad.
 hostile: setup
-	EXT4BOX_MUTANTS='$(HOSTILE)' EXT4BOX_MUTANTS_SEED='$(HOSTILESEED)' $(GO) test -count=1 -timeout 8h \
+	EXT4BOX_MUTANTS='$(HOSTILE)' EXT4BOX_MUTANTS_SEED='$(HOSTILESEED)' EXT4BOX_MUTANTS_OF='$(HOSTILEOF)' $(GO) test -count=1 -timeout 8h \
 		-run '^(TestMutants|TestMutantsMapped|TestMutantsMounted|TestIomapAttacked)$$' -v ./ext4 ./server ./test
 
 # CHECKMUTANTS damaged images of each shape from seed CHECKSEED on, and the sound ones

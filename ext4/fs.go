@@ -239,6 +239,9 @@ func (fs *FS) checkOptions() error {
 
 func (fs *FS) checkRoot() error {
 	root, err := fs.iget(RootIno)
+	if errors.Is(err, syscall.ESTALE) {
+		return disk.Corruptf("root directory", "inode %d is not in use", RootIno)
+	}
 	if err != nil {
 		return fmt.Errorf("root directory: %w", err)
 	}

@@ -243,6 +243,19 @@ func (fs *FS) storedInode(ino Ino) ([]byte, error) {
 	return raw, nil
 }
 
+// systemInode is an inode that the superblock names for a purpose of the filesystem's own, and
+// that therefore has to be there.
+func (fs *FS) systemInode(what string, ino uint32) (*inode, error) {
+	in, err := fs.loadInode(Ino(ino))
+	if errors.Is(err, syscall.ESTALE) {
+		return nil, disk.Corruptf(what, "its inode %d does not exist or is not in use", ino)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return in, nil
+}
+
 // loadInode reads and checks any inode, also a private one.
 func (fs *FS) loadInode(ino Ino) (*inode, error) {
 	// Once: the next time the orphan list may have changed it.

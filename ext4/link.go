@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"errors"
-	"fmt"
 	"syscall"
 
 	"ext4box/ext4/internal/disk"
@@ -187,7 +186,7 @@ func (fs *FS) wlockAll(inos ...Ino) (*locked, error) {
 		in, err := fs.wlock(ino)
 		if err != nil {
 			l.unlock()
-			return nil, fmt.Errorf("lock inode %d: %w", ino, err)
+			return nil, err
 		}
 		l.inodes = append(l.inodes, in)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -32,12 +33,17 @@ import (
 func mutantConfigs() (list []testimage.Config) {
 	for _, c := range testimage.Configs() {
 		switch {
-		case c.ExternalJournal || c.Name == "tiny":
-			continue // the journal is on another device; not rich
+		case c.Name == "tiny":
+			list = append(list, c)
+			continue
 		case c.Name == "8k" || c.Name == "16k":
 			c.Size = 32 << 20
-		case c.Name == "32k" || c.Name == "64k" || c.Name == "64k-ext2":
-			continue // no less than 100 MiB
+		case c.Name == "32k" || c.Name == "64k" || c.Name == "64k-ext2": // journals have 1024 blocks at least
+			c.Size = 48 << 20
+			c.Args = append(slices.Clone(c.Args), "-O", "^has_journal")
+			if c.Name == "32k" {
+				c.Args[len(c.Args)-1] += ",^metadata_csum"
+			}
 		default:
 			c.Size = 12 << 20
 		}
@@ -78,7 +84,7 @@ func TestMutants(t *testing.T) {
 		t.Skip("not under the race detector")
 	}
 	var total mutantSum
-	eachBase(t, 15, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
+	eachBase(t, 15, func(t *testing.T, base *mutate.Base, count int, seed uint64, peak func() int64) {
 		seeds := make(chan uint64)
 		var sum mutantSum
 		var wg sync.WaitGroup
@@ -98,7 +104,8 @@ func TestMutants(t *testing.T) {
 		}
 		close(seeds)
 		wg.Wait()
-		t.Logf("%d mutants from seed %d on: %v; %.0f a second", count, seed, &sum, float64(count)/time.Since(start).Seconds())
+		sum.heap = peak()
+		t.Logf("from seed %d on: %v; %.0f a second", seed, &sum, float64(count)/time.Since(start).Seconds())
 		if sum.done.Load() == 0 || sum.failed.Load() == 0 {
 			t.Error("this tests nothing")
 		}
@@ -108,8 +115,8 @@ func TestMutants(t *testing.T) {
 }
 
 // eachBase builds the images and has do make mutants of them, as many as the variable says, or else
-// count of the few.
-func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, count int, seed uint64)) {
+// count of the few. peak is the largest heap until then, in bytes.
+func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, count int, seed uint64, peak func() int64)) {
 	seed, few := uint64(1), true
 	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_MUTANTS")); err == nil {
 		count, few = n, false
@@ -135,9 +142,13 @@ func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, 
 				t.Fatalf("%d inodes in use", n)
 			}
 			before := runtime.NumGoroutine()
-			stop := watchHeap(t)
+			files := openFiles(t)
+			peak, stop := watchHeap(t)
 			defer stop()
-			do(t, base, count, seed)
+			do(t, base, count, seed, peak)
+			if n := openFiles(t); n > files {
+				t.Errorf("%d files are left open", n-files)
+			}
 			for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before+1 && !t.Failed(); time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(end) {
 					stacks := make([]byte, 1<<20)
@@ -150,7 +161,9 @@ func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, 
 
 // mutantSum adds up what became of mutants.
 type mutantSum struct {
-	mutants, closed, readOnly, done, failed, writes atomic.Int64
+	mutants, closed, readOnly, done, failed, writes atomic.Int64 // the guard judges each write
+
+	heap int64 // the largest there was, in bytes
 
 	mu      sync.Mutex
 	longest time.Duration
@@ -158,8 +171,8 @@ type mutantSum struct {
 }
 
 func (s *mutantSum) String() string {
-	return fmt.Sprintf("%d not opened, %d opened for reading only, %d operations done, %d refused, %d writes to the device; longest %v (seed %d)",
-		s.closed.Load(), s.readOnly.Load(), s.done.Load(), s.failed.Load(), s.writes.Load(), s.longest.Round(time.Millisecond), s.slowest)
+	return fmt.Sprintf("%d mutants, %d refused, %d opened for reading only, %d operations done, %d refused, %d writes to the device judged, longest %v (seed %d), at most %d MiB of heap",
+		s.mutants.Load(), s.closed.Load(), s.readOnly.Load(), s.done.Load(), s.failed.Load(), s.writes.Load(), s.longest.Round(time.Millisecond), s.slowest, s.heap>>20)
 }
 
 func (s *mutantSum) add(o *mutantSum) {
@@ -167,6 +180,7 @@ func (s *mutantSum) add(o *mutantSum) {
 		{&s.writes, &o.writes}} {
 		n[0].Add(n[1].Load())
 	}
+	s.heap = max(s.heap, o.heap)
 	if o.longest > s.longest {
 		s.longest, s.slowest = o.longest, o.slowest
 	}
@@ -191,6 +205,35 @@ func again(t *testing.T, m *mutate.Mutant) string {
 	test, image, _ := strings.Cut(t.Name(), "/")
 	image, _, _ = strings.Cut(image, "/")
 	return fmt.Sprintf("%s, %v\nagain: EXT4BOX_MUTANTS=1 EXT4BOX_MUTANTS_SEED=%d EXT4BOX_MUTANTS_OF='^%s$' go test -run '^%s$' ./ext4", t.Name(), m, m.Seed, image, test)
+}
+
+// keep leaves a mutant in the directory EXT4BOX_MUTANTS_KEEP: the images are made anew by each test, with
+// other times and in parts in another order, and the next mutant of a seed may differ.
+func keep(t *testing.T, m *mutate.Mutant) {
+	dir := os.Getenv("EXT4BOX_MUTANTS_KEEP")
+	if dir == "" {
+		return
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), m.Seed))
+	if err := m.WriteFile(path); err != nil {
+		t.Error(err)
+	}
+	t.Logf("kept as %s", path)
+}
+
+// refusal is what is wrong about the words with which an image is refused. They are one sentence that names a
+// structure, and a field or value of it.
+func refusal(err error) error {
+	text := err.Error()
+	switch {
+	case errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOENT):
+		return fmt.Errorf("an image is refused with the errno of something else: %w", err)
+	case strings.ContainsAny(text, "\n\x00") || len(text) > 300:
+		return fmt.Errorf("an image is refused with more than a sentence: %w", err)
+	case !strings.ContainsAny(text, "0123456789") && !strings.Contains(text, "feature"):
+		return fmt.Errorf("an image is refused without saying which number or field is wrong: %w", err)
+	}
+	return nil
 }
 
 // bounded runs fn and returns what it returns, or what it panics with; where it does not
@@ -230,13 +273,15 @@ func attack(t *testing.T, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) {
 	})
 	if err = errors.Join(err, g.wrong()); err != nil {
 		t.Errorf("%s\n%v", name, err)
+		keep(t, m)
 	}
 	sum.writes.Add(int64(g.written()))
 	sum.took(time.Since(start), m.Seed)
 }
 
 // watchHeap fails the test when the heap grows beyond the limit.
-func watchHeap(t *testing.T) (stop func()) {
+func watchHeap(t *testing.T) (peak func() int64, stop func()) {
+	var most atomic.Uint64
 	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -246,6 +291,7 @@ func watchHeap(t *testing.T) (stop func()) {
 				stacks := make([]byte, 1<<20)
 				panic(fmt.Sprintf("%s: %d MiB of heap\n%s", t.Name(), m.HeapAlloc>>20, stacks[:runtime.Stack(stacks, true)]))
 			}
+			most.Store(max(most.Load(), m.HeapAlloc))
 			select {
 			case <-quit:
 				return
@@ -253,7 +299,16 @@ func watchHeap(t *testing.T) (stop func()) {
 			}
 		}
 	}()
-	return func() { close(quit); <-ended }
+	return func() int64 { return int64(most.Load()) }, func() { close(quit); <-ended }
+}
+
+// openFiles is how many descriptors the process has.
+func openFiles(t *testing.T) int {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
 }
 
 // crashed leaves work on the image in its journal, and inodes without a name.
@@ -291,7 +346,7 @@ func crashed(t *testing.T, base *mutate.Base) (*mutate.Base, error) {
 func readAll(dev blockdev.Device, sum *mutantSum) error {
 	fs, err := ext4.Open(dev, ext4.Options{ReadOnly: true, CacheBytes: 1 << 20})
 	if err != nil {
-		return withErrno("open for reading", err)
+		return errors.Join(withErrno("open for reading", err), refusal(err))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), mutantTime/4)
 	defer cancel()
@@ -342,7 +397,7 @@ func (l workload) workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, 
 	fs, err := ext4.Open(dev, o)
 	if err != nil {
 		sum.closed.Add(1)
-		return withErrno("open", err)
+		return errors.Join(withErrno("open", err), refusal(err))
 	}
 	if fs.ReadOnlyReason() != "" {
 		sum.readOnly.Add(1)

@@ -33,7 +33,7 @@ func TestMutantsMapped(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not under the race detector: see TestMutants")
 	}
-	eachBase(t, 4, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
+	eachBase(t, 4, func(t *testing.T, base *mutate.Base, count int, seed uint64, _ func() int64) {
 		var sum mappedSum
 		if count > 60 { // they take longer, and differ less by the image
 			count /= 10

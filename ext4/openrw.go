@@ -173,7 +173,7 @@ func (fs *FS) journalRuns(j *journal.Journal) ([]journal.Run, error) {
 	if j == nil || fs.recovery.External {
 		return nil, nil
 	}
-	in, err := fs.loadInode(Ino(fs.sb.JournalIno))
+	in, err := fs.systemInode("journal", fs.sb.JournalIno)
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,7 @@ func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
 // at most disk.OrphanFileMaxBlocks blocks full of inode numbers, and returns the
 // seed of their checksums.
 func (fs *FS) eachOrphanBlock(fn func(phys uint64, b []byte) error) (seed uint32, err error) {
-	in, err := fs.loadInode(Ino(fs.sb.OrphanFileIno))
+	in, err := fs.systemInode("orphan file", fs.sb.OrphanFileIno)
 	if err != nil {
 		return 0, err
 	}

@@ -175,17 +175,17 @@ func (fs *FS) openQuotas() {
 const quotaOwners = 4
 
 func (fs *FS) openQuota(q *quotaFile, ino uint32) error {
-	what := "inode of " + q.kind.String() + " quota"
+	what := q.kind.String() + " quota"
 	fixed := [quota.Kinds]uint32{disk.InoUserQuota, disk.InoGrpQuota}
 	if want := fixed[q.kind]; want != 0 && ino != want || want == 0 && ino < fs.geo.FirstIno {
-		return disk.Corruptf(what, "cannot be %d", ino)
+		return disk.Corruptf(what, "its inode cannot be %d", ino)
 	}
-	in, err := fs.loadInode(Ino(ino))
+	in, err := fs.systemInode(q.kind.String()+" quota", ino)
 	if err != nil {
 		return err
 	}
 	if !in.IsReg() || in.Links == 0 || in.inline() || in.encrypted() || in.size > fs.maxSize(in) {
-		return disk.Corruptf(what, "is no ordinary file")
+		return disk.Corruptf(what, "inode %d is no ordinary file", ino)
 	}
 	in.quota.exempt = true
 	q.in, q.cache = in, cache.New(quotaCacheEntries, dquotPolicy)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
 
 	"ext4box/blockdev"
@@ -51,12 +52,22 @@ func (fs *FS) recover() error {
 		fs.findOrphans()
 		return nil
 	}
-	log, err := fs.logDevice(j)
+	runs, err := fs.journalRuns(j)
 	if err != nil {
 		return err
 	}
+	log, err := fs.logDevice(runs)
+	if err != nil {
+		return err
+	}
+	if !needed && !j.Clean() {
+		return notWritable("its journal is not empty", disk.Corruptf("superblock", "it lacks the feature needs_recovery, and the log starts at block %d", j.Superblock.Start))
+	}
 	if needed {
-		if err := fs.replayHome(j, log); err != nil {
+		if err := fs.replayHome(j, log, runs); err != nil {
+			return err
+		}
+		if err := fs.checkJournalStays(j, runs); err != nil {
 			return err
 		}
 	}
@@ -73,20 +84,26 @@ func (fs *FS) openRecovered(j *journal.Journal, log journal.LogDevice) error {
 	return fs.openWriter(j, log)
 }
 
-// logDevice is the journal for writing.
-func (fs *FS) logDevice(j *journal.Journal) (journal.LogDevice, error) {
+// logDevice is the journal for writing, which has the blocks runs where it is not external.
+func (fs *FS) logDevice(runs []journal.Run) (journal.LogDevice, error) {
 	if fs.recovery.External {
 		return fs.opts.JournalDevice, nil
-	}
-	runs, err := fs.journalRuns(j)
-	if err != nil {
-		return nil, err
 	}
 	return journal.NewExtentLog(fs.base, int(fs.geo.BlockSize), runs)
 }
 
-// replayHome recovers the filesystem on disk.
-func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice) error {
+// checkJournalStays refuses a journal that has moved away from runs by its own recovery: what is
+// written to the log from now on would go to blocks that are free, or a file's.
+func (fs *FS) checkJournalStays(j *journal.Journal, runs []journal.Run) error {
+	now, err := fs.journalRuns(j)
+	if err == nil && !slices.Equal(now, runs) {
+		err = disk.Corruptf("journal", "its recovery moves inode %d to other blocks", fs.sb.JournalIno)
+	}
+	return err
+}
+
+// replayHome recovers the filesystem on disk. The journal has the blocks runs.
+func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice, runs []journal.Run) error {
 	r, err := j.Recover()
 	if err != nil {
 		return fmt.Errorf("recover the journal: %w", err)
@@ -101,6 +118,9 @@ func (fs *FS) replayHome(j *journal.Journal, log journal.LogDevice) error {
 		return errors.Join(j.Reset(log, r), fs.reload())
 	}
 	if err := fs.reload(); err != nil {
+		return err
+	}
+	if err := fs.checkJournalStays(j, runs); err != nil {
 		return err
 	}
 	st, err := fs.loadFastCommits(j, r)
@@ -131,10 +151,30 @@ func (fs *FS) reload() error {
 	if fs.geo.BlockSize != blockSize {
 		return disk.Corruptf("superblock", "the journal changes the block size from %d to %d", blockSize, fs.geo.BlockSize)
 	}
+	if err := checkSuperStays(&before, &fs.sb); err != nil {
+		return err
+	}
 	if before.ErrorCount > fs.sb.ErrorCount {
 		fs.sb.CopyErrors(&before)
 	}
 	fs.sb.State |= before.State & disk.StateErrors
+	return nil
+}
+
+// checkSuperStays refuses a superblock from the journal that says something else than the one before about what is
+// in use already: the journal itself, and the protection from other hosts.
+func checkSuperStays(before, after *disk.Superblock) error {
+	const what = "superblock"
+	switch {
+	case (before.Compat^after.Compat)&disk.CompatHasJournal != 0:
+		return disk.Corruptf(what, "the journal changes the feature has_journal")
+	case before.JournalIno != after.JournalIno:
+		return disk.Corruptf(what, "the journal changes its inode number from %d to %d", before.JournalIno, after.JournalIno)
+	case (before.Incompat^after.Incompat)&disk.IncompatMMP != 0:
+		return disk.Corruptf(what, "the journal changes the feature mmp")
+	case before.Incompat&disk.IncompatMMP != 0 && before.MMPBlock != after.MMPBlock:
+		return disk.Corruptf(what, "the journal changes the multiple mount protection block from %d to %d", before.MMPBlock, after.MMPBlock)
+	}
 	return nil
 }
 
@@ -158,9 +198,9 @@ func (fs *FS) openJournal() (*journal.Journal, error) {
 		o.Superblock = journal.ExternalSuperblock(o.BlockSize)
 		return journal.Load(dev, o)
 	}
-	in, err := fs.loadInode(Ino(fs.sb.JournalIno))
+	in, err := fs.systemInode("journal", fs.sb.JournalIno)
 	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, err
 	}
 	if !in.IsReg() || in.Links == 0 || in.inline() || in.encrypted() {
 		return nil, disk.Corruptf("journal", "inode %d is not a plain file", in.ino)

@@ -45,7 +45,7 @@ func (fs *FS) protect() {
 
 // journalZones are the blocks of the journal, as far as its map is sound.
 func (fs *FS) journalZones() (runs []syszone.Run, err error) {
-	in, err := fs.loadInode(Ino(fs.sb.JournalIno))
+	in, err := fs.systemInode("journal", fs.sb.JournalIno)
 	if err != nil {
 		return nil, err
 	}

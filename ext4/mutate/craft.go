@@ -10,6 +10,18 @@ func (b *Base) Craft(what string, fn func(e *Editor)) *Mutant {
 	return &Mutant{Base: b, What: []string{what}, Sealed: true, Size: w.size, pages: w.pages}
 }
 
+// CraftRecovered makes a mutant whose journal brings the changes, while the image in place is sound. The base must have a
+// journal inside, which fn leaves alone.
+func (b *Base) CraftRecovered(what string, fn func(e *Editor)) *Mutant {
+	w := newWork(b, nil)
+	fn(&Editor{w})
+	w.seal()
+	if !w.throughLog() {
+		panic("mutate: no journal for " + what)
+	}
+	return &Mutant{Base: b, What: []string{what}, Sealed: true, Logged: true, Size: w.size, pages: w.pages}
+}
+
 // Editor gives raw structures to functions that change them.
 type Editor struct{ w *work }
 
@@ -49,6 +61,9 @@ func (b *Base) Geometry() *disk.Geometry { return &b.geo }
 
 // Desc is the descriptor of a group.
 func (b *Base) Desc(group uint32) disk.GroupDesc { return b.desc(group) }
+
+// Free are some blocks that nothing uses.
+func (b *Base) Free() []uint64 { return b.free }
 
 // Inodes are those in use, also the reserved ones.
 func (b *Base) Inodes() []uint32 { return b.used }

@@ -120,6 +120,7 @@ func (p *path) descend(hash uint32) error {
 		}
 		node, err := disk.DecodeDxNode(p.d.name(), b.Data, p.d.Map.Sums.Metadata)
 		if err != nil {
+			_, err = disk.DecodeDxNode(p.d.what(b.Block), b.Data, p.d.Map.Sums.Metadata)
 			return err
 		}
 		p.depth++

@@ -69,7 +69,7 @@ func DecodeDxRoot(what string, b []byte, maxLevels int, csum bool) (DxRoot, DxNo
 	case le.Uint16(b[4:]) != 12 || recLen(le.Uint16(b[16:]), len(b)) != len(b)-12:
 		return root, DxNode{}, Corruptf(what, "index root does not start with . and ..")
 	case le.Uint32(b[dxRootInfo:]) != 0 || infoLen != 8:
-		return root, DxNode{}, Corruptf(what, "index root header is malformed")
+		return root, DxNode{}, Corruptf(what, "index root has an entry of %d bytes and reserved field %#x instead of 8 and 0", infoLen, le.Uint32(b[dxRootInfo:]))
 	case b[dxRootInfo+7]&1 != 0:
 		return root, DxNode{}, Corruptf(what, "index root has unknown flags %#x", b[dxRootInfo+7])
 	case int(root.Levels) > maxLevels:
@@ -82,7 +82,7 @@ func DecodeDxRoot(what string, b []byte, maxLevels int, csum bool) (DxRoot, DxNo
 // DecodeDxNode reads and checks an inner block of a directory index.
 func DecodeDxNode(what string, b []byte, csum bool) (DxNode, error) {
 	if !IsDxNode(b) {
-		return DxNode{}, Corruptf(what, "index points to a block that is no index node")
+		return DxNode{}, Corruptf(what, "index points here, and it is no index node")
 	}
 	return decodeDxEntries(what, b, dxNodeEntries, csum)
 }

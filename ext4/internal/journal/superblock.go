@@ -169,7 +169,7 @@ func (s *Superblock) checkChecksum(b []byte) error {
 		return corruptf("checksum type %d is unknown", s.ChecksumType)
 	}
 	if sum := sumWithout(^uint32(0), b[:SuperblockSize], superblockChecksumOff); sum != s.Checksum {
-		return corruptf("checksum is %#x, computed %#x", s.Checksum, sum)
+		return corruptf("checksum is %#x instead of %#x", s.Checksum, sum)
 	}
 	return nil
 }
