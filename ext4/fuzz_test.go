@@ -25,10 +25,10 @@ func fuzzBase(f *testing.F, size int64, level testimage.Level, args string) *mut
 // fuzzed works on an image as TestMutants does, but less, alone and without a clock: where the same input covers other
 // code each time the engine of fuzzing spends its time on making inputs small that are not new.
 func fuzzed(t *testing.T, name string, dev *blocktest.Mem, m *mutate.Mutant) {
-	g := &guard{Mem: dev, may: allowanceOf(dev)}
+	g := &guard{Mem: dev, may: allowanceOf(dev, nil)}
 	var sum mutantSum
 	err := bounded(name, func() error {
-		return errors.Join(readAll(g, &sum), workload{users: 1, steps: 40}.workOn(g, m, rand.New(rand.NewPCG(1, 77)), &sum))
+		return errors.Join(readAll(g, nil, &sum), workload{users: 1, steps: 40}.workOn(g, nil, m, rand.New(rand.NewPCG(1, 77)), &sum))
 	})
 	if err = errors.Join(err, g.wrong()); err != nil {
 		t.Errorf("%s: %v", name, err)

@@ -77,7 +77,7 @@ func TestRecoveryMovesJournal(t *testing.T) {
 			t.Run(fmt.Sprint(name, ", read-only ", readOnly), func(t *testing.T) {
 				t.Parallel()
 				dev := base.CraftRecovered(name, c.fn).Device()
-				g := &guard{Mem: dev, may: allowanceOf(dev)}
+				g := &guard{Mem: dev, may: allowanceOf(dev, nil)}
 				fs, err := ext4.Open(g, ext4.Options{CommitInterval: time.Hour, ReadOnly: readOnly})
 				if err != nil {
 					if t.Log(err); c.fine || !errors.Is(err, syscall.EUCLEAN) {

@@ -149,7 +149,7 @@ func TestClusterOfOthers(t *testing.T) {
 			copy(raw[0x28:], disktest.ExtentNode(60, 0, disktest.Written(uint32(own%16)+1, 1, own+1)))
 		})
 	}).Device()
-	dev := &guard{Mem: sound, may: allowanceOf(sound)}
+	dev := &guard{Mem: sound, may: allowanceOf(sound, nil)}
 	fs, err = ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -189,7 +189,7 @@ func TestStrayBitmapIsNotFree(t *testing.T) {
 		e.Block(at, func(b []byte) { copy(b, bitmap) })
 	})
 	dev := m.Device()
-	g := &guard{Mem: dev, may: allowanceOf(dev)}
+	g := &guard{Mem: dev, may: allowanceOf(dev, nil)}
 	fs, err := ext4.Open(g, ext4.Options{CommitInterval: time.Hour, Errors: ext4.OnErrorContinue})
 	if err != nil {
 		t.Fatal(err)

@@ -115,8 +115,8 @@ func (a *allowance) covers(b int64) bool {
 	return b < int64(len(a.any)) && (a.any[b] || a.system[b])
 }
 
-// allowanceOf reads what may be written to an image of small size.
-func allowanceOf(dev *blocktest.Mem) *allowance {
+// allowanceOf reads what may be written to an image of small size, whose journal is outside or nil.
+func allowanceOf(dev, outside *blocktest.Mem) *allowance {
 	dev = dev.Clone()
 	raw := make([]byte, disk.SuperblockSize)
 	if _, err := dev.ReadAt(raw, disk.SuperblockOffset); err != nil {
@@ -134,8 +134,8 @@ func allowanceOf(dev *blocktest.Mem) *allowance {
 	if sb.Incompat&disk.IncompatMMP != 0 { // which comes before the journal
 		r.system(sb.MMPBlock, 1)
 	}
-	if sb.Compat&disk.CompatHasJournal != 0 && sb.JournalIno != 0 {
-		if !r.replay() {
+	if sb.Compat&disk.CompatHasJournal != 0 && (sb.JournalIno != 0 || outside != nil) {
+		if !r.replay(outside) {
 			return a
 		}
 		if _, err := r.dev.ReadAt(raw, disk.SuperblockOffset); err != nil {
@@ -201,7 +201,12 @@ func (r *stateReader) desc(group uint32) (d disk.GroupDesc, ok bool) {
 }
 
 // replay makes the journal system blocks and reads through what is in it. It tells whether there is one that can be used.
-func (r *stateReader) replay() bool {
+func (r *stateReader) replay(outside *blocktest.Mem) bool {
+	o := journal.Options{BlockSize: int(r.geo.BlockSize), DeviceBlocks: r.blocks}
+	if r.sb.JournalIno == 0 {
+		o.Superblock, o.LogBlocks = journal.ExternalSuperblock(o.BlockSize), uint64(outside.Size())>>r.geo.BlockBits
+		return r.replayLog(outside.Clone(), o, nil)
+	}
 	in, ok := r.inode(r.sb.JournalIno)
 	if !ok {
 		return false
@@ -220,7 +225,13 @@ func (r *stateReader) replay() bool {
 		}
 		return true
 	})
-	j, err := journal.Load(logBlocks{r, log}, journal.Options{BlockSize: int(r.geo.BlockSize), LogBlocks: min(uint64(len(log)), in.Size>>r.geo.BlockBits), DeviceBlocks: r.blocks})
+	o.LogBlocks = min(uint64(len(log)), in.Size>>r.geo.BlockBits)
+	return r.replayLog(logBlocks{r, log}, o, log)
+}
+
+// replayLog replays a journal, whose blocks are log where it is inside.
+func (r *stateReader) replayLog(content io.ReaderAt, o journal.Options, log []uint64) bool {
+	j, err := journal.Load(content, o)
 	if err != nil {
 		return false
 	}

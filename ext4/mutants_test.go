@@ -1,7 +1,9 @@
 package ext4_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +23,9 @@ import (
 	"time"
 
 	"ext4box/blockdev"
+	"ext4box/blockdev/blocktest"
 	"ext4box/ext4"
+	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/mutate"
 	"ext4box/internal/testimage"
 	"ext4box/iomap"
@@ -84,7 +88,7 @@ func TestMutants(t *testing.T) {
 		t.Skip("not under the race detector")
 	}
 	var total mutantSum
-	eachBase(t, 15, func(t *testing.T, base *mutate.Base, count int, seed uint64, peak func() int64) {
+	eachBase(t, 15, func(t *testing.T, run *mutantRun) {
 		seeds := make(chan uint64)
 		var sum mutantSum
 		var wg sync.WaitGroup
@@ -92,20 +96,20 @@ func TestMutants(t *testing.T) {
 		for range runtime.GOMAXPROCS(0) {
 			wg.Go(func() {
 				for n := range seeds {
-					attack(t, base.Mutant(n), rand.New(rand.NewPCG(n, 77)), &sum)
+					attack(t, run, run.base.Mutant(n), rand.New(rand.NewPCG(n, 77)), &sum)
 				}
 			})
 		}
-		for i := range count {
+		for i := range run.count {
 			if t.Failed() {
 				break
 			}
-			seeds <- seed + uint64(i)
+			seeds <- run.seed + uint64(i)
 		}
 		close(seeds)
 		wg.Wait()
-		sum.heap = peak()
-		t.Logf("from seed %d on: %v; %.0f a second", seed, &sum, float64(count)/time.Since(start).Seconds())
+		sum.heap = run.peak()
+		t.Logf("from seed %d on: %v; %.0f a second", run.seed, &sum, float64(run.count)/time.Since(start).Seconds())
 		if sum.done.Load() == 0 || sum.failed.Load() == 0 {
 			t.Error("this tests nothing")
 		}
@@ -115,8 +119,8 @@ func TestMutants(t *testing.T) {
 }
 
 // eachBase builds the images and has do make mutants of them, as many as the variable says, or else
-// count of the few. peak is the largest heap until then, in bytes.
-func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, count int, seed uint64, peak func() int64)) {
+// count of the few.
+func eachBase(t *testing.T, count int, do func(t *testing.T, run *mutantRun)) {
 	seed, few := uint64(1), true
 	if n, err := strconv.Atoi(os.Getenv("EXT4BOX_MUTANTS")); err == nil {
 		count, few = n, false
@@ -145,7 +149,13 @@ func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, 
 			files := openFiles(t)
 			peak, stop := watchHeap(t)
 			defer stop()
-			do(t, base, count, seed, peak)
+			run := &mutantRun{base: base, count: count, seed: seed, peak: peak}
+			if img.Journal != "" {
+				if run.journal, err = os.ReadFile(img.Journal); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do(t, run)
 			if n := openFiles(t); n > files {
 				t.Errorf("%d files are left open", n-files)
 			}
@@ -157,6 +167,42 @@ func eachBase(t *testing.T, count int, do func(t *testing.T, base *mutate.Base, 
 			}
 		})
 	}
+}
+
+// mutantRun is what to do with the mutants of one image.
+type mutantRun struct {
+	base    *mutate.Base
+	journal []byte // on a device of its own; nil: inside
+	count   int
+	seed    uint64
+	peak    func() int64 // the largest heap until now, in bytes
+}
+
+// outside is the journal of a mutant where it is on another device: also a damaged one.
+func (r *mutantRun) outside(rng *rand.Rand) *blocktest.Mem {
+	if r.journal == nil {
+		return nil
+	}
+	dev := blocktest.NewOverlay(bytes.NewReader(r.journal), int64(len(r.journal)))
+	if rng.IntN(3) > 0 {
+		return dev
+	}
+	const blockSize = 4096
+	for range 1 + rng.IntN(3) {
+		word := binary.BigEndian.AppendUint32(nil, []uint32{0, 1, 2, rng.Uint32N(2048), rng.Uint32()}[rng.IntN(5)])
+		if _, err := dev.WriteAt(word, blockSize+4*rng.Int64N(64)); err != nil { // in the superblock of the journal
+			panic(err)
+		}
+	}
+	super := make([]byte, disk.SuperblockSize)
+	if _, err := dev.ReadAt(super, blockSize); err != nil {
+		panic(err)
+	}
+	clear(super[0xFC:0x100])
+	if _, err := dev.WriteAt(binary.BigEndian.AppendUint32(nil, disk.CRC32C(^uint32(0), super)), blockSize+0xFC); err != nil {
+		panic(err)
+	}
+	return dev
 }
 
 // mutantSum adds up what became of mutants.
@@ -228,7 +274,7 @@ func refusal(err error) error {
 	switch {
 	case errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("an image is refused with the errno of something else: %w", err)
-	case strings.ContainsAny(text, "\n\x00") || len(text) > 300:
+	case strings.ContainsAny(text, "\n\x00") || len(text) > 1000: // of 32 unknown features each has a name
 		return fmt.Errorf("an image is refused with more than a sentence: %w", err)
 	case !strings.ContainsAny(text, "0123456789") && !strings.Contains(text, "feature"):
 		return fmt.Errorf("an image is refused without saying which number or field is wrong: %w", err)
@@ -258,18 +304,19 @@ func bounded(name string, fn func() error) error {
 }
 
 // attack works on a mutant.
-func attack(t *testing.T, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) {
+func attack(t *testing.T, run *mutantRun, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) {
 	name := again(t, m)
 	dev := m.Device()
-	g := &guard{Mem: dev, may: allowanceOf(dev)}
+	journal := run.outside(rng)
+	g := &guard{Mem: dev, may: allowanceOf(dev, journal)}
 	sum.mutants.Add(1)
 	start := time.Now()
 	err := bounded(name, func() error {
-		err := readAll(g, sum)
+		err := readAll(g, journal, sum)
 		if g.written() > 0 {
 			err = errors.Join(err, errors.New("written while it was open for reading"))
 		}
-		return errors.Join(err, workload{users: 2, steps: 100}.workOn(g, m, rng, sum))
+		return errors.Join(err, workload{users: 2, steps: 100}.workOn(g, journal, m, rng, sum))
 	})
 	if err = errors.Join(err, g.wrong()); err != nil {
 		t.Errorf("%s\n%v", name, err)
@@ -343,8 +390,12 @@ func crashed(t *testing.T, base *mutate.Base) (*mutate.Base, error) {
 
 // readAll opens an image for reading and reads what there is, within limits that no sound small image
 // reaches.
-func readAll(dev blockdev.Device, sum *mutantSum) error {
-	fs, err := ext4.Open(dev, ext4.Options{ReadOnly: true, CacheBytes: 1 << 20})
+func readAll(dev blockdev.Device, journal *blocktest.Mem, sum *mutantSum) error {
+	o := ext4.Options{ReadOnly: true, CacheBytes: 1 << 20}
+	if journal != nil {
+		o.JournalDevice = journal
+	}
+	fs, err := ext4.Open(dev, o)
 	if err != nil {
 		return errors.Join(withErrno("open for reading", err), refusal(err))
 	}
@@ -386,13 +437,16 @@ type workload struct{ users, steps int }
 
 // workOn opens an image, does all kinds of things and closes it. It returns what
 // no image may cause. What a single user does is the same each time.
-func (l workload) workOn(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) error {
+func (l workload) workOn(dev blockdev.Device, journal *blocktest.Mem, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) error {
 	o := ext4.Options{
 		CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, Discard: rng.IntN(2) == 0,
 		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)),
 	}
 	if l.users == 1 {
 		o.CommitInterval = time.Hour
+	}
+	if journal != nil {
+		o.JournalDevice = journal
 	}
 	fs, err := ext4.Open(dev, o)
 	if err != nil {
