@@ -17,6 +17,7 @@ CRASHPOINTS ?= 2000
 CRASHKILLS  ?= 100
 HOSTILE     ?= 2000
 HOSTILESEED ?= 1
+HOSTILEOF   ?=
 FSXOPS      ?= 1000000
 CHECKMUTANTS ?= 1000
 CHECKSEED   ?= 1000
@@ -57,8 +58,8 @@ fsx:
 	EXT4BOX_FSX_OPS='$(FSXOPS)' EXT4BOX_FSX_SEED='$(FSXSEED)' $(GO) test -count=1 -timeout 1h -run '^TestFsx(Iomap)?$$' -v ./test
 
 # Hostile images, read and written, through the library, a model of the kernel and the real one:
-# HOSTILE mutants of each rich image of the matrix, from seed HOSTILESEED on, fewer where a kernel or a model of
-# one mounts them, and as many kernels that have gone mad.
+# HOSTILE mutants of each rich image of the matrix whose name HOSTILEOF matches, from seed HOSTILESEED on, fewer where a
+# kernel or a model of one mounts them, and as many kernels that have gone mad.
 hostile: setup
 	EXT4BOX_MUTANTS='$(HOSTILE)' EXT4BOX_MUTANTS_SEED='$(HOSTILESEED)' EXT4BOX_MUTANTS_OF='$(HOSTILEOF)' $(GO) test -count=1 -timeout 8h \
 		-run '^(TestMutants|TestMutantsMapped|TestMutantsMounted|TestIomapAttacked)$$' -v ./ext4 ./server ./test

@@ -229,7 +229,7 @@ func (fs *FS) start() error {
 // checkOptions refuses what was asked for and the filesystem does not have.
 func (fs *FS) checkOptions() error {
 	if fs.opts.JournalDevice != nil && fs.sb.Compat&disk.CompatHasJournal != 0 && fs.sb.JournalIno != 0 {
-		return fmt.Errorf("the journal is in the filesystem itself; leave the external one (journal_path= or --journal) out: %w", syscall.EINVAL)
+		return fmt.Errorf("the journal is in the filesystem itself, inode %d; leave the external one (journal_path= or --journal) out: %w", fs.sb.JournalIno, syscall.EINVAL)
 	}
 	if fs.opts.ReadOnly {
 		return nil

@@ -167,7 +167,7 @@ func checkSuperStays(before, after *disk.Superblock) error {
 	const what = "superblock"
 	switch {
 	case (before.Compat^after.Compat)&disk.CompatHasJournal != 0:
-		return disk.Corruptf(what, "the journal changes the feature has_journal")
+		return disk.Corruptf(what, "the journal changes the feature has_journal ")
 	case before.JournalIno != after.JournalIno:
 		return disk.Corruptf(what, "the journal changes its inode number from %d to %d", before.JournalIno, after.JournalIno)
 	case (before.Incompat^after.Incompat)&disk.IncompatMMP != 0:

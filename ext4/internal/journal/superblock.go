@@ -160,7 +160,7 @@ func (s *Superblock) check(b []byte, o *Options) error {
 func (s *Superblock) checkChecksum(b []byte) error {
 	v2, v3 := s.Incompat&IncompatChecksumV2 != 0, s.Incompat&IncompatChecksumV3 != 0
 	if v2 && v3 || (v2 || v3) && s.Compat&CompatChecksum != 0 {
-		return corruptf("more than one version of checksums at the same time")
+		return corruptf("its features %#x have more than one version of checksums", uint32(s.Incompat))
 	}
 	if !v2 && !v3 {
 		return nil
