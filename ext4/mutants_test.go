@@ -109,7 +109,7 @@ func TestMutants(t *testing.T) {
 		close(seeds)
 		wg.Wait()
 		sum.heap = run.peak()
-		t.Logf("from seed %d on: %v; %.0f a second", run.seed, &sum, float64(run.count)/time.Since(start).Seconds())
+		t.Logf("%s from seed %d on: %v; %.0f a second", t.Name(), run.seed, &sum, float64(run.count)/time.Since(start).Seconds())
 		if sum.done.Load() == 0 || sum.failed.Load() == 0 {
 			t.Error("this tests nothing")
 		}
