@@ -163,6 +163,11 @@ func mutantShapes() []testimage.Config {
 		{Name: "plain", Args: strings.Fields("-b 4096 -J size=4 -N 1024"), Finish: [][]string{{"e2fsck", "-fyD"}}},
 		{Name: "indirect", Args: strings.Fields("-b 1024 -J size=1 -N 1024 -O ^extents,^64bit,^metadata_csum")},
 		{Name: "gdtcsum", Args: strings.Fields("-b 2048 -J size=2 -N 1024 -O ^64bit,^metadata_csum,uninit_bg")},
+		{Name: "bigalloc", Args: strings.Fields("-b 1024 -J size=1 -N 1024 -O bigalloc,^resize_inode -C 4096")},
+		{Name: "mmp-metabg", Args: strings.Fields("-b 1024 -g 1024 -J size=1 -N 1024 -O mmp,meta_bg,^resize_inode -E mmp_update_interval=1")},
+		{Name: "ext2", Args: strings.Fields("-b 1024 -I 128 -N 1024 -O none,filetype,sparse_super,ext_attr,dir_index")},
+		{Name: "rev0", Args: strings.Fields("-b 1024 -r 0 -N 1024")},
+		{Name: "casefold", Args: strings.Fields("-b 4096 -J size=4 -N 1024 -O casefold,encrypt,verity,project,quota,metadata_csum_seed"), Finish: [][]string{{"e2fsck", "-fy"}}},
 		{Name: "indexed", Args: strings.Fields("-b 1024 -J size=1 -N 1024 -O ea_inode"), Finish: [][]string{{"e2fsck", "-fyD"}}},
 	} {
 		c.Size, c.Level, c.Oracle = 12<<20, testimage.Small, testimage.Debugfs

@@ -46,6 +46,7 @@ type Finding struct {
 
 	stage uint8 // of pass 2, and where in it: see pass2
 	at    uint64
+	once  uint64 // attribute block, see batch
 }
 
 // Report is the outcome of a check.

@@ -1,9 +1,11 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -46,6 +48,7 @@ type checker struct {
 	badDescs  groupList // groups whose descriptor has a wrong checksum
 	resizeBad bool      // the resize inode is not what it should be
 	xattrs    xattrTable
+	quota     quotaTable
 
 	sharedNodes atomic.Int64 // how often nodes of other inodes were followed
 }
@@ -61,7 +64,43 @@ type batch struct {
 	total  uint64
 	errors uint64        // of total, those that are not minor
 	more   map[Class]int // findings that are only counted
+	limit  int           // of list
 	done   []func()
+
+	once uint64 // what is found is to be told once of this attribute block, unless 0
+
+	// Findings of pass 1 that are put off, see putOff.
+	off    bool
+	key    uint64
+	begin  int // of list, from where on it is not in order
+	offNum int // inodes that were put off since
+}
+
+// putOffMax is how many inodes e2fsck puts off until it goes on with them.
+const putOffMax = 256
+
+// putOff has the findings from here on come behind those of other inodes, ordered by
+// the inode's indirect and attribute blocks, as in e2fsck.
+func (b *batch) putOff(indirect, acl uint32) {
+	const sign = 1 << 31 // it compares the differences of these as signed numbers
+	b.off, b.key = true, uint64(indirect^sign)<<32|uint64(acl^sign)
+	b.offNum++
+}
+
+// putOffEnd ends what putOff began.
+func (b *batch) putOffEnd() {
+	b.off = false
+	if b.offNum >= putOffMax {
+		b.putOn()
+	}
+}
+
+// putOn puts what was put off into its place.
+func (b *batch) putOn() {
+	slices.SortStableFunc(b.list[b.begin:], func(x, y Finding) int {
+		return cmp.Or(cmp.Compare(x.stage, y.stage), cmp.Compare(x.at, y.at))
+	})
+	b.begin, b.offNum = len(b.list), 0
 }
 
 // add reports a finding of the pass that is running.
@@ -71,7 +110,11 @@ func (b *batch) add(f Finding) {
 	if !f.Minor {
 		b.errors++
 	}
-	if len(b.list) < b.c.opt.Findings {
+	f.once = b.once
+	if b.off {
+		f.stage, f.at = 1, b.key
+	}
+	if len(b.list) < b.limit {
 		b.list = append(b.list, f)
 		return
 	}
@@ -119,6 +162,11 @@ func (b *batch) later(fn func()) { b.done = append(b.done, fn) }
 // merge moves what b has to the report.
 func (c *checker) merge(b *batch) {
 	for _, f := range b.list {
+		if f.once != 0 && !c.xattrs.first(f.once, f.Ino) {
+			b.total--
+			b.errors--
+			continue
+		}
 		c.rep.Classes[f.Class]++
 		if len(c.rep.Findings) < c.opt.Findings {
 			c.rep.Findings = append(c.rep.Findings, f)
@@ -136,7 +184,7 @@ func (c *checker) merge(b *batch) {
 
 // serial runs a part of a pass that is not divided.
 func (c *checker) serial(f func(*batch) error) error {
-	b := &batch{c: c}
+	b := &batch{c: c, limit: c.opt.Findings}
 	err := f(b)
 	c.merge(b)
 	return err
@@ -150,8 +198,9 @@ func (c *checker) parallel(n uint64, what string, work func(unit uint64, b *batc
 		b   *batch
 		err error
 	}
-	// A worker that is ahead waits: unmerged results are bounded.
+	// A worker that is ahead waits: unmerged results are bounded, and so is each.
 	ahead := c.opt.Workers * 4
+	limit := max(c.opt.Findings/int(min(max(n, 1), 16)), 100)
 	results := make([]chan result, ahead)
 	for i := range results {
 		results[i] = make(chan result, 1)
@@ -179,8 +228,9 @@ func (c *checker) parallel(n uint64, what string, work func(unit uint64, b *batc
 	for range c.opt.Workers {
 		wg.Go(func() {
 			for unit := range units {
-				b := &batch{c: c}
+				b := &batch{c: c, limit: limit}
 				err := work(unit, b)
+				b.putOn()
 				results[unit%uint64(ahead)] <- result{b, err}
 			}
 		})

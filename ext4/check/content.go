@@ -10,12 +10,15 @@ import (
 // content examines attributes, block map, size and count of blocks.
 func (x *examination) content() error {
 	c, in := x.c, x.in
-	if in.is(disk.FlagInlineData) {
-		if err := x.inline(); err != nil {
-			return err
-		}
-	}
 	if err := x.xattrs(); err != nil {
+		return err
+	}
+	// e2fsck puts these off, to read in the order of the device.
+	if in.ino != disk.InoResize && !(in.IsSymlink() && in.fastSymlink()) && !in.is(disk.FlagExtents|disk.FlagInlineData) && (!isZero(in.Block[48:60]) || in.FileACL != 0) {
+		x.b.putOff(le32(in.Block[48:]), uint32(in.FileACL))
+		defer x.b.putOffEnd()
+	}
+	if err := x.xattrBlock(); err != nil {
 		return err
 	}
 	if in.mapped() {
@@ -161,6 +164,16 @@ func (x *examination) blockMap() error {
 			x.last, x.lastInit = m.logical+m.n, m.logical+m.n
 			return true
 		}
+		if pointers && in.IsSymlink() && m.logical+m.n > 1 {
+			if !told {
+				told = true
+				x.b.block(FileTooBig, in.ino, m.start, "symbolic link inode %d has more than one block", in.ino)
+			}
+			if m.logical > 0 {
+				return true
+			}
+			m.n = 1
+		}
 		if bits > 0 && m.start&(1<<bits-1) != m.logical&(1<<bits-1) {
 			x.b.block(ClusterRule, in.ino, m.start, "inode %d block %d (at %d) violates the rules of clusters", in.ino, m.logical, m.start)
 		}
@@ -200,6 +213,13 @@ func (x *examination) inline() error {
 		}
 		ok = disk.DecodeXattrHeader(b).Magic == disk.XattrMagic
 	}
+	ok = ok && (in.FileACL == 0 || c.xattrPlace(in))
+	a.Each(func(at xattr.Attr) bool {
+		ok = ok && (at.Ino == 0 || c.sb.Incompat&disk.IncompatEAInode != 0)
+		return true
+	})
+	at, _ := a.Find(disk.XattrSystem, disk.XattrSystemInline)
+	x.inlineSound, x.inlineSize = ok, disk.InodeBlockSize+uint64(at.Size)
 	if !ok {
 		x.found(InlineNoXattr, "inode %d has the flag of inline data, but not the attribute", in.ino)
 	}
@@ -295,13 +315,16 @@ func (x *examination) sizes() {
 	size := in.Size
 	bad, should := false, uint64(0)
 	switch {
-	case in.is(disk.FlagInlineData):
+	case in.is(disk.FlagInlineData) && in.IsDir():
+		if should = x.inlineSize; size != should && x.inlineSound {
+			bad = true
+		}
 	case in.IsDir():
 		blocks := size >> g.BlockBits
 		if size&uint64(g.BlockSize-1) != 0 || blocks != x.last {
 			bad, should = x.illegal == 0 || blocks != x.last, x.last<<g.BlockBits
 		}
-	case in.IsReg() || x.reserved():
+	case in.IsReg() || x.reserved() || disk.FileType(in.Mode) == disk.FTUnknown:
 		should = x.last << g.BlockBits
 		switch {
 		case x.lastInit > 0 && size < (x.lastInit-1)<<g.BlockBits && x.c.sb.ROCompat&disk.ROCompatVerity == 0,
@@ -309,8 +332,6 @@ func (x *examination) sizes() {
 			bad = true
 		case in.is(disk.FlagExtents):
 			bad = size > 1<<(32+g.BlockBits)-1
-		case !in.is(disk.FlagExtents) && in.ino != disk.InoResize:
-			bad = size > maxPointed(g.BlockSize)
 		default:
 			bad = size > maxPointed(g.BlockSize)
 		}

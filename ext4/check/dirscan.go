@@ -522,7 +522,7 @@ func (s *dirScan) badInode(p place, ino uint32, what func() string) error {
 	add := func(class Class, format string, args ...any) {
 		s.add(class, p, "inode %d, "+what()+", "+format, append([]any{ino}, args...)...)
 	}
-	if in.FileACL != 0 && sb.Compat&disk.CompatExtAttr == 0 {
+	if uint32(in.FileACL) != 0 && sb.Compat&disk.CompatExtAttr == 0 {
 		add(InodeXattrBlock, "has an attribute block, on a filesystem without attributes")
 	}
 	switch {
@@ -542,7 +542,7 @@ func (s *dirScan) badInode(p place, ino uint32, what func() string) error {
 	switch {
 	case in.FileACL == 0:
 	case in.FileACL>>32 != 0 && sb.Incompat&disk.Incompat64Bit == 0:
-		add(InodeXattrBlock, "has i_file_acl_hi %d, should be zero", in.FileACL>>32)
+		add(InodeFieldNonzero, "has i_file_acl_hi %d, should be zero", in.FileACL>>32)
 	case in.FileACL < uint64(c.geo.FirstDataBlock) || in.FileACL >= c.geo.BlocksCount:
 		add(InodeXattrBlock, "has the invalid attribute block %d", in.FileACL)
 	}

@@ -9,7 +9,7 @@ func (c *checker) walkExtents(in *inode, problem mapProblem, fn func(mapping) bo
 		return nil
 	}
 	depth := disk.DecodeExtentHeader(in.Block[:]).Depth
-	if depth > disk.ExtentMaxDepth {
+	if depth >= disk.ExtentMaxDepth {
 		problem(ExtentTreeShape, 0, "has an extent tree that could be more shallow (%d; could be <= %d)", depth, disk.ExtentMaxDepth-1)
 		return nil
 	}
@@ -18,7 +18,7 @@ func (c *checker) walkExtents(in *inode, problem mapProblem, fn func(mapping) bo
 	if in.Size > 1<<62 {
 		w.eof = 1 << 50
 	}
-	w.node(in.Block[:], 0, int(depth), 0, 0)
+	w.node(in.Block[:], 0, int(depth), 0, w.eof, 0)
 	// The shape is told of last, if nothing else was wrong.
 	if w.err == nil && !w.stopped && depth > 0 && w.second+int(disk.DecodeExtentHeader(in.Block[:]).Entries)-1 <= 4 && w.first < 2 {
 		problem(ExtentTreeShape, 0, "has an extent tree (at level %d) that could be shorter", 1)
@@ -39,11 +39,14 @@ type extentWalk struct {
 	second  int // entries of the nodes below it
 	stopped bool
 	err     error
+
+	problems int // that were told
 }
 
 // node goes through a node whose header is sound, at block blk, which may have the
-// file blocks from lo on, to end unless that is 0.
-func (w *extentWalk) node(b []byte, blk uint64, level int, lo, end uint64) {
+// file blocks from lo on. What it leads to ends at end; last is the last block that
+// it may have, unless that is 0.
+func (w *extentWalk) node(b []byte, blk uint64, level int, lo, end, last uint64) {
 	h := disk.DecodeExtentHeader(b)
 	switch root := blk == 0; {
 	case root:
@@ -58,15 +61,13 @@ func (w *extentWalk) node(b []byte, blk uint64, level int, lo, end uint64) {
 		}
 		entry := b[disk.ExtentHeaderSize+i*disk.ExtentEntrySize:]
 		if level == 0 {
-			w.extent(disk.DecodeExtent(entry), blk, end)
+			w.extent(disk.DecodeExtent(entry), blk, last)
 			continue
 		}
 		x := disk.DecodeExtentIndex(entry)
 		below := end
 		if i+1 < int(h.Entries) {
 			below = uint64(disk.DecodeExtentIndex(entry[disk.ExtentEntrySize:]).Block)
-		} else if end == 0 && w.eof > 1 {
-			below = w.eof
 		}
 		w.index(x, blk, level, lo, below)
 		lo = uint64(x.Block) + 1
@@ -74,10 +75,11 @@ func (w *extentWalk) node(b []byte, blk uint64, level int, lo, end uint64) {
 }
 
 // extent examines one extent of the node in block blk.
-func (w *extentWalk) extent(e disk.Extent, blk, end uint64) {
+func (w *extentWalk) extent(e disk.Extent, blk, last uint64) {
 	g := &w.c.geo
 	first, n := uint64(e.Block), uint64(e.Len)
 	bad := func(class Class, what string) {
+		w.problems++
 		w.problem(class, blk, "%s (logical block %d, physical block %d, length %d)", what, first, e.Start, n)
 	}
 	switch {
@@ -90,7 +92,7 @@ func (w *extentWalk) extent(e disk.Extent, blk, end uint64) {
 	case first < w.next:
 		bad(ExtentOutOfOrder, "has out of order extents")
 		return
-	case end > 0 && e.End() > end && !(e.Unwritten && e.End() > w.eof):
+	case last > 0 && n > 0 && e.End()-1 > last && !(e.Unwritten && e.End() > w.eof):
 		bad(ExtentOutOfBounds, "has an extent whose end exceeds the allowed value")
 		return
 	case n == 0:
@@ -111,6 +113,7 @@ func (w *extentWalk) index(x disk.ExtentIndex, blk uint64, level int, lo, end ui
 	g := &w.c.geo
 	first := uint64(x.Block)
 	bad := func(class Class, what string) {
+		w.problems++
 		w.problem(class, blk, "%s (logical block %d, physical block %d)", what, first, x.Leaf)
 	}
 	switch {
@@ -136,7 +139,7 @@ func (w *extentWalk) index(x disk.ExtentIndex, blk uint64, level int, lo, end ui
 	h := disk.DecodeExtentHeader(b)
 	stored, computed, room := disk.ExtentBlockChecksum(w.in.seed, b)
 	wrong := w.c.sums.Metadata && (!room || stored != computed)
-	if !headerSound(b) || int(h.Depth) != level-1 {
+	if !headerSound(b) {
 		bad(ExtentNodeInvalid, "has an invalid extent node")
 		return
 	}
@@ -144,8 +147,16 @@ func (w *extentWalk) index(x disk.ExtentIndex, blk uint64, level int, lo, end ui
 		bad(ExtentIndexStart, "has an interior extent node that does not start where its child does")
 		return
 	}
-	if wrong {
+	// As long as the file has blocks for it: e2fsck computes with 32 bits.
+	last := first + uint64(uint32(end-first)) - 1
+	// e2fsck does not look at the depth that a node says it has. The kernel does.
+	problems, deep := w.problems, int(h.Depth) != level-1
+	w.node(b, x.Leaf, level-1, first, end, last)
+	switch told := w.problems > problems || w.stopped || w.err != nil; {
+	case told:
+	case deep:
+		bad(ExtentNodeInvalid, "has an extent node of a wrong depth")
+	case wrong:
 		bad(ExtentBlockChecksum, "has an extent block that passes checks, but whose checksum does not match")
 	}
-	w.node(b, x.Leaf, level-1, first, end)
 }

@@ -20,6 +20,11 @@ type examination struct {
 	illegal   int    // problems of the block map
 	bad       bool   // what was found makes the rest meaningless
 	hasXattrs bool   // an attribute block
+
+	valueInodes uint64 // that hold values of its attributes
+
+	inlineSound bool   // there are inline data
+	inlineSize  uint64 // how much room, in bytes
 }
 
 func (x *examination) found(class Class, format string, args ...any) {
@@ -47,6 +52,9 @@ func (x *examination) inode() error {
 	if in.is(disk.FlagEAInode) {
 		x.fact |= factEA
 	}
+	if err := x.form(); err != nil {
+		return err
+	}
 	if in.Dtime != 0 && in.Dtime >= c.geo.InodesCount {
 		switch {
 		case in.ino == disk.InoRoot:
@@ -58,7 +66,11 @@ func (x *examination) inode() error {
 	if in.ino == disk.InoRoot && !in.IsDir() {
 		x.found(RootNotDir, "the root inode is not a directory")
 	}
-	if err := x.inodeFlags(); err != nil || x.bad {
+	if x.bad {
+		x.fact |= factNoBlocks
+		return x.checksum()
+	}
+	if err := x.inodeFlags(); err != nil {
 		return err
 	}
 	switch {
@@ -78,15 +90,15 @@ func (x *examination) inode() error {
 
 // checksum verifies that of the inode, where nothing else was found.
 func (x *examination) checksum() error {
-	c, in := x.c, x.in
-	if !c.sums.Metadata {
-		return nil
-	}
-	want, have := disk.InodeChecksum(in.seed, in.raw, in.HasHiCsum), in.Checksum
-	if want != have {
-		x.found(InodeChecksum, "inode %d passes checks, but its checksum does not match", in.ino)
+	if x.checksumWrong() {
+		x.found(InodeChecksum, "inode %d passes checks, but its checksum does not match", x.in.ino)
 	}
 	return nil
+}
+
+func (x *examination) checksumWrong() bool {
+	in := x.in
+	return x.c.sums.Metadata && disk.InodeChecksum(in.seed, in.raw, in.HasHiCsum) != in.Checksum
 }
 
 // special examines inodes that belong to the filesystem itself, and tells whether
@@ -121,23 +133,41 @@ func (x *examination) special() bool {
 	return false
 }
 
-// inodeFlags examines whether flags, form and features go together.
-func (x *examination) inodeFlags() error {
+// form examines whether flags, form and features go together.
+func (x *examination) form() error {
 	in, sb := x.in, &x.c.sb
+	if in.is(disk.FlagCasefold) {
+		if !in.IsDir() {
+			x.found(CasefoldNotDir, "inode %d has the casefold flag, but is not a directory", in.ino)
+		}
+		if sb.Incompat&disk.IncompatCasefold == 0 {
+			x.found(CasefoldFeature, "inode %d has the casefold flag, but the filesystem has not the feature", in.ino)
+		}
+	}
 	header := disk.DecodeExtentHeader(in.Block[:])
 	treeLike := header.Magic == disk.ExtentMagic && headerSound(in.Block[:])
-	inline, extents := in.is(disk.FlagInlineData), in.is(disk.FlagExtents)
+	inline, extents := in.is(disk.FlagInlineData) && in.ino >= x.c.geo.FirstIno, in.is(disk.FlagExtents)
 	data := in.IsReg() || in.IsDir() || in.IsSymlink()
+	if extents && in.IsSymlink() && in.Blocks == 0 && in.FileACL == 0 && !treeLike {
+		x.found(SymlinkInvalid, "symbolic link inode %d has no blocks, but the extents flag", in.ino)
+	}
 	switch {
-	case inline && treeLike:
+	case inline && extents && treeLike && sb.Incompat&disk.IncompatExtents != 0:
 		x.found(ExtentRootInvalid, "inode %d has an extent header, but its flag says inline data", in.ino)
 		x.bad = true
-	case inline && extents:
+	case inline && extents && sb.Incompat&(disk.IncompatInlineData|disk.IncompatExtents) != 0:
 		x.found(InlineAndExtents, "inode %d has the flags of both inline data and extents", in.ino)
 		x.bad = true
 	case inline && sb.Incompat&disk.IncompatInlineData == 0:
 		x.found(InlineFlagFeature, "inode %d has inline data, but the filesystem has not the feature", in.ino)
 		x.bad = true
+	case inline && treeLike:
+		x.found(ExtentRootInvalid, "inode %d has an extent header, but its flag says inline data", in.ino)
+		x.bad = true
+	case inline:
+		if err := x.inline(); err != nil {
+			return err
+		}
 	}
 	if extents && !inline {
 		switch {
@@ -154,30 +184,38 @@ func (x *examination) inodeFlags() error {
 	} else if !extents && !inline && treeLike && data && sb.Incompat&disk.IncompatExtents != 0 {
 		x.found(ExtentsFlagMissing, "inode %d has no extents flag, but is in extents format", in.ino)
 	}
-	if x.bad {
-		x.fact |= factNoBlocks
-		return x.checksum()
-	}
+	return nil
+}
+
+// inodeFlags examines what else is in the inode itself.
+func (x *examination) inodeFlags() error {
+	in, sb := x.in, &x.c.sb
 	if err := x.looksLikeDir(); err != nil {
 		return err
 	}
 	if in.is(disk.FlagImagic) && sb.Compat&disk.CompatImagicInodes == 0 && !x.reserved() {
 		x.found(InodeMagicFlag, "inode %d has the imagic flag", in.ino)
 	}
-	if in.is(disk.FlagCasefold) {
-		switch {
-		case !in.IsDir():
-			x.found(CasefoldNotDir, "inode %d has the casefold flag, but is not a directory", in.ino)
-		case sb.Incompat&disk.IncompatCasefold == 0:
-			x.found(CasefoldFeature, "directory inode %d has the casefold flag, but the filesystem has not the feature", in.ino)
-		}
-	}
 	if len(in.raw) > disk.InodeSizeOld {
 		if e := in.ExtraIsize; e != 0 && (e < 4 || int(e) > len(in.raw)-disk.InodeSizeOld || e%4 != 0) {
 			x.found(InodeExtraSize, "inode %d has an extra size (%d) which is invalid", in.ino, e)
+		} else {
+			x.times()
 		}
 	}
 	return nil
+}
+
+// times looks for times that were meant to be before 1970: a writer that extends the
+// sign of 32 bits without regard to the two bits above makes them of the 24th century.
+func (x *examination) times() {
+	raw := x.in.raw
+	for _, at := range []struct{ low, extra int }{{0x08, 0x8C}, {0x0C, 0x84}, {0x10, 0x88}, {0x90, 0x94}} {
+		if at.extra+4 <= disk.InodeSizeOld+int(x.in.ExtraIsize) && le32(raw[at.low:])>>31 != 0 && le32(raw[at.extra:])&3 == 3 {
+			x.found(InodeTimes, "inode %d has times after 2310, which are likely before 1970", x.in.ino)
+			return
+		}
+	}
 }
 
 // headerSound tells whether an extent header can be one, its depth aside.
@@ -197,6 +235,9 @@ func (x *examination) badFields() {
 	case disk.ModeLink:
 	case disk.ModeChar, disk.ModeBlock, disk.ModeFifo, disk.ModeSocket:
 		bad = in.is(disk.FlagExtents|disk.FlagIndex) || !isZero(block[16:])
+		if bad {
+			break
+		}
 		if in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0 {
 			x.b.add(Finding{Class: DeviceFlags, Ino: in.ino, Minor: true,
 				Text: "special file inode has the immutable or append-only flag"})
@@ -239,7 +280,7 @@ func (x *examination) looksLikeDir() error {
 	case disk.ModeReg, disk.ModeDir, disk.ModeLink:
 		return nil
 	}
-	if x.reserved() || in.is(disk.FlagInlineData) {
+	if x.reserved() || in.is(disk.FlagInlineData) || x.checksumWrong() {
 		return nil
 	}
 	var first uint64
@@ -265,6 +306,9 @@ func (x *examination) looksLikeDir() error {
 	}
 	le := binary.LittleEndian
 	n := int(le.Uint16(b[4:]))
+	if sum, ok := disk.DirTail(b); ok && c.sums.Metadata && sum != disk.DirLeafChecksum(in.seed, b) {
+		return nil
+	}
 	if le.Uint32(b) == in.ino && b[6] == 1 && b[8] == '.' && n >= 12 && n%4 == 0 && n+12 <= len(b) && b[n+6] == 2 &&
 		bytes.Equal(b[n+8:n+10], []byte("..")) {
 		x.found(LooksLikeDir, "inode %d has mode %#o, but looks like a directory", in.ino, in.Mode)

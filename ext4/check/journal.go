@@ -17,8 +17,17 @@ const journalMagic = 0xC03B3998
 func (c *checker) journal(b *batch) error {
 	has := c.sb.Compat&disk.CompatHasJournal != 0
 	recover := c.sb.Incompat&disk.IncompatRecover != 0
+	if !has && c.sb.JournalIno != 0 {
+		switch file, err := c.journalFile(); {
+		case err != nil:
+			return err
+		case file == nil:
+			b.fs(JournalInode, "the superblock has an invalid journal (inode %d)", c.sb.JournalIno)
+			return nil
+		}
+	}
 	switch {
-	case !has && (c.sb.JournalIno != 0 || c.sb.JournalDev != 0 || c.sb.JournalUUID != [16]byte{}):
+	case !has && (c.sb.JournalIno != 0 || c.sb.JournalUUID != [16]byte{}):
 		b.fs(JournalFlag, "the superblock's has_journal flag is clear, but a journal is present")
 		return nil
 	case !has && recover:
@@ -27,7 +36,8 @@ func (c *checker) journal(b *batch) error {
 	case !has:
 		return nil
 	}
-	external := c.sb.JournalUUID != [16]byte{} || c.sb.JournalDev != 0
+	start := [4]byte{}
+	external := c.sb.JournalIno == 0 && (c.sb.JournalUUID != [16]byte{} || c.sb.JournalDev != 0)
 	var log io.ReaderAt
 	o := journal.Options{BlockSize: int(c.geo.BlockSize), DeviceBlocks: uint64(c.dev.Size()) >> c.geo.BlockBits}
 	if external {
@@ -56,6 +66,15 @@ func (c *checker) journal(b *batch) error {
 		}
 	}
 	j, err := journal.Load(log, o)
+	if !recover {
+		if _, err := log.ReadAt(start[:], int64(o.Superblock)*int64(o.BlockSize)+0x1C); err == nil && start != [4]byte{} {
+			b.fs(JournalFlag, "the superblock's needs_recovery flag is clear, but the journal has data")
+		}
+	}
+	if err == nil && !external && c.sb.JournalUUID == [16]byte{} && j.Superblock.Users > 1 {
+		b.fs(JournalSuperblock, "the journal is shared by %d filesystems, which an internal one cannot be", j.Superblock.Users)
+		return errStop
+	}
 	var feature *disk.FeatureError
 	var corrupt *disk.CorruptError
 	switch {
@@ -70,8 +89,6 @@ func (c *checker) journal(b *batch) error {
 	}
 	if recover {
 		c.warn("the journal has not been replayed: what it holds is not taken into account")
-	} else if !j.Clean() {
-		b.fs(JournalFlag, "the superblock's needs_recovery flag is clear, but the journal has data")
 	}
 	return nil
 }

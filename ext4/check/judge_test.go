@@ -51,6 +51,7 @@ var phrases = compile([]phrase{
 	{`Superblock has an invalid journal|Superblock has_journal flag is clear, but a journal inode`, check.JournalInode},
 	{`Superblock has_journal flag is clear|Superblock needs_recovery flag`, check.JournalFlag},
 	{`Can't find external journal`, check.JournalMissing},
+	{`Journal superblock has an unknown (incompatible|read-only) feature`, check.JournalFeatures},
 	{`External journal|Journal superblock (is corrupt|has an unknown|has)|Found invalid V2 journal|Journal checksum|Journal version|.*journal superblock is corrupt|.*Journal superblock`, check.JournalSuperblock},
 	{`Filesystem journal superblock is unknown type`, check.JournalSuperblock},
 	{`Journal inode is not in use`, check.JournalInodeUnused},

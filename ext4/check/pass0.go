@@ -21,12 +21,17 @@ func (c *checker) pass0() error {
 		c.claimedTwice = newBlockSet(g, c.opt.Memory/16)
 		c.nodes = newBlockSet(g, c.opt.Memory/16)
 		c.meta = newBlockSet(g, c.opt.Memory/8)
-		if err := c.descPlaces(b); err != nil {
+		later := &batch{c: c, limit: c.opt.Findings}
+		if err := c.descPlaces(b, later); err != nil {
+			return err
+		}
+		if err := c.mmp(b); err != nil {
 			return err
 		}
 		if err := c.journal(b); err != nil {
 			return err
 		}
+		c.merge(later)
 		if err := c.superFields(b); err != nil {
 			return err
 		}
@@ -40,9 +45,17 @@ func (c *checker) pass0() error {
 }
 
 // descPlaces sees whether bitmaps and inode tables are where they can be, and
-// turns to the copies of the descriptors if not.
-func (c *checker) descPlaces(b *batch) error {
+// turns to the copies of the descriptors if not. What it finds where there are none
+// goes to later, since e2fsck tells it after the journal.
+func (c *checker) descPlaces(b, later *batch) error {
 	primary := c.sbBlock
+	if c.geo.Groups == 1 {
+		_, err := c.descsBad(later, true)
+		if err == errStop {
+			c.merge(later)
+		}
+		return err
+	}
 	bad, err := c.descsBad(b, true)
 	if err != nil && err != errStop || !bad {
 		return err
@@ -87,7 +100,21 @@ func (c *checker) descsBad(b *batch, tell bool) (bad bool, err error) {
 		}
 		return true, cmp.Or(err, errStop)
 	}
+	// No two of these may have blocks in common. Of so many that they do not fit the
+	// memory, pass 1 finds those that do.
+	taken := newBlockSet(g, c.opt.Memory/16)
 	for group := range g.Groups {
+		if n := g.BaseMeta(group); n > 0 {
+			if c.sb.Incompat&disk.IncompatMetaBG == 0 && c.sb.Compat&disk.CompatResizeInode == 0 {
+				n += uint32(c.sb.ReservedGDT) // where there should be none
+			}
+			taken.add(g.GroupFirstBlock(group)>>g.ClusterBits, (uint64(n)-1)>>g.ClusterBits+1, nil)
+		}
+	}
+	for group := range g.Groups {
+		if group%1024 == 0 && c.ctx.Err() != nil {
+			return false, c.ctx.Err()
+		}
 		d, _, ok, err := c.desc(group)
 		if err != nil {
 			return false, err
@@ -97,7 +124,16 @@ func (c *checker) descsBad(b *batch, tell bool) (bad bool, err error) {
 			lo = g.GroupFirstBlock(group)
 			hi = lo + uint64(g.GroupBlocks(group))
 		}
-		in := func(start, n uint64) bool { return start >= lo && start < hi && n <= hi-start }
+		in := func(start, n uint64) bool {
+			if start < lo || start >= hi || n > hi-start {
+				return false
+			}
+			free := true
+			taken.add(start>>g.ClusterBits, (start+n-1)>>g.ClusterBits-start>>g.ClusterBits+1, func(_, _ uint64) {
+				free = g.ClusterBits != 0
+			})
+			return free
+		}
 		class := Class("")
 		what := ""
 		switch super := uint64(g.FirstDataBlock); {
@@ -143,7 +179,7 @@ func (c *checker) descs0(b *batch) error {
 			c.badDescs.add(group)
 		}
 		switch {
-		case !csum && d.Flags&(disk.GroupBlockUninit|disk.GroupInodeUninit) != 0:
+		case !csum && (d.Flags&(disk.GroupBlockUninit|disk.GroupInodeUninit) != 0 || d.ItableUnused != 0):
 			b.minorGroup(GroupUninit, group, "group %d's descriptor is marked uninitialised without the feature", group)
 		case !csum:
 		case group == g.Groups-1 && d.Flags&disk.GroupBlockUninit != 0:
@@ -248,10 +284,25 @@ func (c *checker) resizeMap(blk uint64) (bool, error) {
 		return false, ignoreBeyond(err)
 	}
 	first := disk.SuperblockOffset>>g.BlockBits + 1 + uint64(g.DescBlocks)
-	for i := range uint64(c.sb.ReservedGDT) {
+	ind := make([]byte, g.BlockSize)
+	for i := range min(uint64(c.sb.ReservedGDT), uint64(g.BlockSize/16)) { // as far as e2fsck looks
 		slot := (uint64(g.DescBlocks) + i) % uint64(g.BlockSize/4)
 		if uint64(le32(dind[4*slot:])) != first+i {
 			return false, nil
+		}
+		// Each of these has those of the copies.
+		if err := c.readBlock(ind, first+i); err != nil {
+			return false, ignoreBeyond(err)
+		}
+		at := 0
+		for group := uint32(1); group < g.Groups && at < len(ind); group++ {
+			if !g.HasSuper(group) {
+				continue
+			}
+			if uint64(le32(ind[at:])) != first+i+uint64(group)*uint64(g.BlocksPerGroup) {
+				return false, nil
+			}
+			at += 4
 		}
 	}
 	return true, nil

@@ -12,7 +12,8 @@ func (c *checker) pass1() error {
 	if err := c.serial(c.claimMetadata); err != nil {
 		return err
 	}
-	c.xattrs.init(c.opt.Memory / 16)
+	c.xattrs.init(c.opt.Memory / 32)
+	c.quota.init(c, c.opt.Memory/64)
 	err := c.parallel(uint64(c.geo.Groups), "groups", func(unit uint64, b *batch) error {
 		used := uint64(0)
 		err := c.eachInode(uint32(unit), func(in *inode) error {
@@ -20,6 +21,7 @@ func (c *checker) pass1() error {
 			err := x.inode()
 			if x.fact.used() {
 				used++
+				x.charge()
 				c.inodes.set(in.ino, x.fact, in.Links)
 			}
 			return err
@@ -103,6 +105,8 @@ func isZero(b []byte) bool {
 // claimMetadata claims what belongs to the filesystem itself.
 func (c *checker) claimMetadata(b *batch) error {
 	g := &c.geo
+	size := uint64(c.dev.Size()) >> g.BlockBits
+	onDevice := uint64(0) // blocks of bitmaps and tables that can be read
 	for group := range g.Groups {
 		if group%1024 == 0 {
 			if err := c.ctx.Err(); err != nil {
@@ -125,6 +129,14 @@ func (c *checker) claimMetadata(b *batch) error {
 		}{{"block bitmap", d.BlockBitmap, 1}, {"inode bitmap", d.InodeBitmap, 1}, {"inode table", d.InodeTable, uint64(g.InodeTableBlocks)}} {
 			if part.start >= g.BlocksCount || part.n > g.BlocksCount-part.start {
 				continue
+			}
+			// Without this bound there could be far more to read than the device has.
+			if part.start < size {
+				onDevice += min(part.n, size-part.start)
+			}
+			if onDevice > size {
+				b.group(GroupTableConflict, group, "the bitmaps and inode tables of groups 0 to %d have more blocks than the device: nothing of this can be right", group)
+				return errStop
 			}
 			conflict := false
 			c.claimMeta(part.start, part.n, func(_, _ uint64) { conflict = true })

@@ -25,7 +25,10 @@ func (c *checker) links(b *batch, ino uint32, f fact) error {
 		ino == c.sb.ProjectQuotaIno && c.sb.ROCompat&disk.ROCompatQuota != 0:
 		return nil
 	}
-	if f&factEA != 0 && c.xattrs.values[ino] > 0 {
+	if f&factEA != 0 && (c.xattrs.cut || c.xattrs.values[ino] > 0) {
+		if c.xattrs.cut {
+			return nil
+		}
 		return c.valueRefs(b, ino)
 	}
 	stored, counted := c.inodes.stored(ino), c.inodes.counted(ino)

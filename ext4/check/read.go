@@ -118,7 +118,13 @@ func (in *inode) mapped() bool {
 	case disk.ModeReg, disk.ModeDir:
 		return !in.is(disk.FlagInlineData)
 	case disk.ModeLink:
-		return !in.is(disk.FlagInlineData) && !in.fastSymlink()
+		switch {
+		case in.is(disk.FlagInlineData):
+			return false
+		case in.FileACL == 0:
+			return in.Blocks != 0
+		}
+		return in.Size >= disk.InodeBlockSize || in.Size > 4 && isZero(in.Block[4:8])
 	}
 	return in.ino < 11 && in.Mode == 0 // reserved inodes may have no type
 }
@@ -128,7 +134,7 @@ func (in *inode) fastSymlink() bool {
 	if in.is(disk.FlagExtents) {
 		return false
 	}
-	return in.Size < disk.InodeBlockSize
+	return in.Size > 0 && in.Size < disk.InodeBlockSize
 }
 
 // mapping is a run of blocks of a file.

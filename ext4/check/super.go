@@ -69,6 +69,9 @@ func (c *checker) trySuper(blk, off uint64) (problem string, class Class, err er
 	if sb.ROCompat&disk.ROCompatBigalloc == 0 && sb.ClustersPerGroup != sb.BlocksPerGroup {
 		return fmt.Sprintf("the superblock has %d clusters per group", sb.ClustersPerGroup), SuperblockCorrupt, nil
 	}
+	if sb.LogGroupsPerFlex > 31 {
+		return fmt.Sprintf("the superblock has flexible groups of 2^%d groups", sb.LogGroupsPerFlex), SuperblockCorrupt, nil
+	}
 	if names := unsupported(&sb); len(names) > 0 {
 		return fmt.Sprintf("the filesystem has features that the check does not know: %q", names), FeaturesUnsupported, nil
 	}
@@ -112,15 +115,17 @@ func (c *checker) superFields(b *batch) error {
 		return impossible("reserved_gdt_blocks", uint64(sb.ReservedGDT))
 	case sb.FirstIno > g.InodesCount:
 		return impossible("first_ino", uint64(sb.FirstIno))
+	case sb.DescSize > 1024 || sb.DescSize&(sb.DescSize-1) != 0:
+		return impossible("desc_size", uint64(sb.DescSize))
 	}
 	if size := uint64(c.dev.Size()) >> g.BlockBits; g.BlocksCount > size {
-		b.minor(FSSizeWrong, "the filesystem has %d blocks according to the superblock, the device %d", g.BlocksCount, size)
+		b.fs(FSSizeWrong, "the filesystem has %d blocks according to the superblock, the device %d", g.BlocksCount, size)
 	}
 	if sb.Compat&disk.CompatResizeInode == 0 && sb.ReservedGDT != 0 {
 		b.minor(ReservedGDT, "the filesystem has no resize_inode, but s_reserved_gdt_blocks is %d", sb.ReservedGDT)
 	}
 	if sb.Compat&disk.CompatResizeInode != 0 && sb.Incompat&disk.IncompatMetaBG != 0 {
-		b.minor(FeaturesConflict, "resize_inode and meta_bg are not compatible")
+		b.fs(FeaturesConflict, "resize_inode and meta_bg are not compatible")
 	}
 	if sb.Incompat&disk.IncompatCsumSeed != 0 && sb.ROCompat&disk.ROCompatMetadataCsum == 0 {
 		b.minor(FeaturesConflict, "metadata_csum_seed is not necessary without metadata_csum")
