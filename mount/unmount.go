@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,12 +85,7 @@ func findMount(target string) (Info, error) {
 		}
 		return i, nil
 	}
-	var found []Info
-	for _, i := range mounts {
-		if ours(i.Type) && (i.Source == path || i.Source == target || i.image() == path) {
-			found = append(found, i)
-		}
-	}
+	found := bySource(mounts, os.Geteuid(), target, path)
 	switch len(found) {
 	case 0:
 		return Info{}, failedf("%s is not mounted", target)
@@ -98,6 +95,27 @@ func findMount(target string) (Info, error) {
 		return Info{}, failedf("%s is mounted on %s and on %s: name the directory",
 			target, found[0].Dir, found[1].Dir)
 	}
+}
+
+// bySource finds the mounts of an image, by any of its names. Others can give theirs whatever name they like,
+// so a user's own come first.
+func bySource(mounts []Info, uid int, names ...string) (found []Info) {
+	var others []Info
+	for _, i := range mounts {
+		image := i.image()
+		if !ours(i.Type) || !slices.Contains(names, i.Source) && (image == "" || !slices.Contains(names, image)) {
+			continue
+		}
+		if owner, ok := i.UserID(); ok && owner == uid {
+			found = append(found, i)
+		} else {
+			others = append(others, i)
+		}
+	}
+	if found == nil {
+		return others
+	}
+	return found
 }
 
 // image is the image of a mount whose source is a loop device, if that is known.

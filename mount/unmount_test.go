@@ -49,3 +49,27 @@ func TestUnmountLinks(t *testing.T) {
 		t.Errorf("%v, mounted: %v", err, mounted())
 	}
 }
+
+// TestBySource: a mount of somebody else that has the name of one's own image is not in its way.
+func TestBySource(t *testing.T) {
+	mine := Info{Dir: "/mine", Type: FSType, Source: "/image", Options: "rw,user_id=0,group_id=0"}
+	theirs := Info{Dir: "/theirs", Type: FSType, Source: "/image", Options: "rw,user_id=1000,group_id=1000"}
+	other := Info{Dir: "/other", Type: "fuse.sshfs", Source: "/image", Options: "rw,user_id=0"}
+	for _, c := range []struct {
+		mounts []Info
+		want   string
+	}{
+		{[]Info{mine, theirs, other}, "/mine"},
+		{[]Info{theirs, mine}, "/mine"},
+		{[]Info{theirs, other}, "/theirs"},
+		{[]Info{other}, ""},
+	} {
+		dirs := ""
+		for _, i := range bySource(c.mounts, 0, "image", "/image") {
+			dirs += i.Dir
+		}
+		if dirs != c.want {
+			t.Errorf("%v: %q", c.mounts, dirs)
+		}
+	}
+}

@@ -554,3 +554,43 @@ func TestUmountFailed(t *testing.T) {
 		t.Error("it is mounted still")
 	}
 }
+
+// TestSetUserID: a program that was installed to lend its rights does not.
+func TestSetUserID(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to install it")
+	}
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := os.MkdirTemp("", "ext4box-suid") // t.TempDir is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	own := filepath.Join(base, "program")
+	b, err := os.ReadFile(bin)
+	if err == nil {
+		err = errors.Join(os.WriteFile(own, b, 0o755), os.Chmod(base, 0o755))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []os.FileMode{0, os.ModeSetuid, os.ModeSetgid} {
+		if err := os.Chmod(own, 0o755|mode); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(own, "version")
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+		out, err := cmd.CombinedOutput()
+		if refused := err != nil && strings.Contains(string(out), "set-user-ID"); refused != (mode != 0) {
+			var st unix.Statfs_t
+			if unix.Statfs(base, &st) == nil && st.Flags&unix.ST_NOSUID != 0 {
+				t.Skip("nothing is set-user-ID there")
+			}
+			t.Errorf("%v: %v, %s", mode, err, out)
+		}
+	}
+}

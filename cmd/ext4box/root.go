@@ -26,9 +26,16 @@ const (
 // errSilent ends the program with status 1; whoever returns it has said why.
 var errSilent = errors.New("")
 
+// errSetUserID: nothing here asks what the user could do that the program can.
+var errSetUserID = errors.New("this program is installed set-user-ID or set-group-ID, and would lend its rights to everybody: chmod ug-s it; users mount with the help of fusermount3")
+
 // run is the program: it understands args, whose first is the name the program
 // was called by, and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	if os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid() {
+		warn(stderr, errSetUserID)
+		return mount.StatusUsage
+	}
 	root := newRootCommand()
 	root.SetOut(stdout)
 	root.SetErr(stderr)
