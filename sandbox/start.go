@@ -66,6 +66,9 @@ func Start(cmd *exec.Cmd, o Options) ([]*Missing, error) {
 				return nil, missing[0]
 			}
 		}
+		if path, is := privateProgram(err); is && flags != 0 {
+			err = fmt.Errorf("in the box this program can be run only if everybody may: chmod a+rx %s (%w)", path, err)
+		}
 		return missing, err
 	}
 	if o.OOMScore != nil && o.Mode != Off && !o.Service {
@@ -237,6 +240,21 @@ func try(flags uintptr, two bool) error {
 	return err
 }
 
+// privateProgram tells whether err may be because not everybody may read and run this program.
+// Who is root in a user namespace only is refused what belongs to others, and a program that its
+// user cannot read is kept from having its user namespace set up.
+func privateProgram(err error) (path string, is bool) {
+	if !errors.Is(err, unix.EACCES) {
+		return "", false
+	}
+	path, err = os.Executable()
+	if err != nil {
+		return "", false
+	}
+	st, err := os.Stat(path)
+	return path, err == nil && st.Mode()&0o005 != 0o005
+}
+
 // Explain says what to do about a namespace, by its name in /proc, that cannot be had because of err.
 func Explain(name string, err error) error {
 	advice := ""
@@ -250,6 +268,10 @@ func Explain(name string, err error) error {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
 		advice = "the kernel does not have it; use one that does"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		if path, is := privateProgram(err); is && name == "user" {
+			advice = "it takes a program that everybody may read and run: chmod a+rx " + path
+			break
+		}
 		advice = "not allowed here, perhaps by a chroot or a container's seccomp filter; run ext4box outside of it"
 		if name != "user" {
 			advice = "it takes root, or a user namespace"

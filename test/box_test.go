@@ -515,6 +515,17 @@ func TestBoxRefused(t *testing.T) {
 		t.Errorf("with a limit on files, for reading: %v, %q", err, out)
 	}
 	umount(t, dir)
+	if os.Getuid() == 0 {
+		private := filepath.Join(base, "private")
+		b, err := os.ReadFile(bin)
+		if err = errors.Join(err, os.WriteFile(private, b, 0o700), os.Chown(private, 4321, 4321)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(private, "mount", image, dir).CombinedOutput(); err == nil || !strings.Contains(string(out), "chmod a+rx "+private) {
+			t.Errorf("a program that is another user's alone: %v, %q", err, out)
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	}
 	if r := run(t, "mount", "--sandbox=some", image, dir); r.status != 1 {
 		t.Errorf("--sandbox=some: %+v", r)
 	}

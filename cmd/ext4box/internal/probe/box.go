@@ -17,7 +17,9 @@ func box(child []string) Check {
 	cmd.Args = child
 	missing, err := sandbox.Probe(cmd)
 	if err != nil {
-		return Check{Name: name, Answer: Unknown, Detail: err.Error()}
+		c := no(name, err.Error(), "")
+		c.Needed = true
+		return c
 	}
 	if len(missing) == 0 {
 		return yes(name, "the server can be shut up: namespaces, empty root, no capabilities, limits, Landlock, seccomp")
