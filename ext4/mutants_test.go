@@ -360,7 +360,7 @@ func openFiles(t *testing.T) int {
 
 // crashed leaves work on the image in its journal, and inodes without a name.
 func crashed(t *testing.T, base *mutate.Base) (*mutate.Base, error) {
-	dev := base.Craft("nothing", func(*mutate.Editor) {}).Device()
+	dev := unchanged(base).Device()
 	fs, err := ext4.Open(dev, ext4.Options{CommitInterval: time.Hour})
 	if err != nil {
 		return nil, err
@@ -438,16 +438,26 @@ type workload struct{ users, steps int }
 // workOn opens an image, does all kinds of things and closes it. It returns what
 // no image may cause. What a single user does is the same each time.
 func (l workload) workOn(dev blockdev.Device, journal *blocktest.Mem, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum) error {
-	o := ext4.Options{
-		CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, Discard: rng.IntN(2) == 0,
-		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)),
-	}
+	o := attackOptions(rng)
 	if l.users == 1 {
 		o.CommitInterval = time.Hour
 	}
 	if journal != nil {
 		o.JournalDevice = journal
 	}
+	return l.workWith(dev, m, rng, sum, o, func() {}, func() {})
+}
+
+func attackOptions(rng *rand.Rand) ext4.Options {
+	return ext4.Options{
+		CommitInterval: time.Duration(1+rng.IntN(50)) * time.Millisecond, CacheBytes: 1 << 20, Discard: rng.IntN(2) == 0,
+		Errors: ext4.OnError(rng.IntN(2) * int(ext4.OnErrorContinue)),
+	}
+}
+
+// workWith is workOn with options. It calls opened once the image is open, and often
+// after each thing that it does.
+func (l workload) workWith(dev blockdev.Device, m *mutate.Mutant, rng *rand.Rand, sum *mutantSum, o ext4.Options, opened, often func()) error {
 	fs, err := ext4.Open(dev, o)
 	if err != nil {
 		sum.closed.Add(1)
@@ -458,6 +468,7 @@ func (l workload) workOn(dev blockdev.Device, journal *blocktest.Mem, m *mutate.
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), mutantTime/4)
 	defer cancel()
+	opened()
 	a := &attacker{fs: fs, ctx: ctx, sum: sum}
 	a.explore(m.Base)
 	for _, ino := range m.Inodes {
@@ -480,6 +491,7 @@ func (l workload) workOn(dev blockdev.Device, journal *blocktest.Mem, m *mutate.
 					break
 				}
 				one.step()
+				often()
 				if one.rng.IntN(10) == 0 { // what is full waits for them
 					one.release()
 				}

@@ -15,11 +15,16 @@ import (
 
 func openRW(t *testing.T, img string) *ext4.FS {
 	t.Helper()
+	return openRWWith(t, img, ext4.Options{})
+}
+
+func openRWWith(t *testing.T, img string, o ext4.Options) *ext4.FS {
+	t.Helper()
 	dev, err := blockdev.Open(img, blockdev.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fs, err := ext4.Open(dev, ext4.Options{})
+	fs, err := ext4.Open(dev, o)
 	if err != nil {
 		t.Fatal(err)
 	}

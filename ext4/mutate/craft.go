@@ -59,6 +59,9 @@ func (e *Editor) Block(blk uint64, fn func(b []byte)) {
 // Geometry is the layout of the image.
 func (b *Base) Geometry() *disk.Geometry { return &b.geo }
 
+// Checksums is how its structures are checksummed.
+func (b *Base) Checksums() *disk.Checksums { return &b.sums }
+
 // Desc is the descriptor of a group.
 func (b *Base) Desc(group uint32) disk.GroupDesc { return b.desc(group) }
 

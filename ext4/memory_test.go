@@ -1,0 +1,64 @@
+package ext4_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"ext4box/ext4"
+	"ext4box/internal/e2test"
+)
+
+// liveHeap is what is in memory after all that can be was collected, in bytes.
+func liveHeap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestMemoryHeld: what an inode that the kernel holds costs is what the documentation says.
+func TestMemoryHeld(t *testing.T) {
+	const many, perInode = 1 << 20, 32
+	fs := openRW(t, e2test.Image(t, 16*mib, "-t", "ext4"))
+	before := liveHeap()
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range many {
+		fs.Hold(ext4.Ino(rng.Uint32())) // also such as do not exist
+	}
+	each := float64(liveHeap()-before) / many
+	t.Logf("%.1f bytes for each", each)
+	if each > perInode {
+		t.Errorf("%.1f bytes for each inode that is held, not %d", each, perInode)
+	}
+	runtime.KeepAlive(fs)
+}
+
+// TestMemoryBudget reads and makes more than fits into a small budget: caches stay within it.
+func TestMemoryBudget(t *testing.T) {
+	const budget, files = 8 << 20, 20000
+	fs := openRWWith(t, e2test.Image(t, 64*mib, "-t", "ext4", "-N", "30000"), ext4.Options{Memory: budget})
+	before := liveHeap()
+	dir, err := fs.Create(ext4.RootIno, "dir", ext4.NewNode{Mode: syscall.S_IFDIR | 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := int64(0)
+	for i := range files {
+		name := string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676%26)) + string(rune('a'+i/17576))
+		if _, err := fs.Create(dir, name, ext4.NewNode{Mode: syscall.S_IFREG | 0o644}); err != nil && !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		if i%4000 == 3999 {
+			most = max(most, liveHeap()-before)
+		}
+	}
+	t.Logf("%d KiB at most, of %d", most>>10, budget>>10)
+	if most > budget {
+		t.Errorf("%d bytes in memory, of %d", most, budget)
+	}
+	runtime.KeepAlive(fs)
+}
