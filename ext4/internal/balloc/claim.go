@@ -36,6 +36,7 @@ func (gs *Groups) Claim(tx buffer.Tx, r Run) error {
 	e.bitmap.SetRange(at, n)
 	e.desc.FreeBlocks -= n
 	g.held -= n
+	gs.countPending(g, -int64(n))
 	e.finish(int64(n)) // no longer pending
 	return nil
 }
@@ -71,7 +72,8 @@ func (gs *Groups) Free(tx buffer.Tx, start, n uint64, flags FreeFlags) error {
 					tx.Forget(blk)
 				}
 			}
-			gs.freed.add(gs, tx, r)
+			off := uint32(r.Start-geo.GroupFirstBlock(num)) >> gs.ratio
+			gs.addFreed(tx, num, off, r.Len>>gs.ratio)
 		}
 		start, n = r.End(), n-uint64(r.Len)
 	}

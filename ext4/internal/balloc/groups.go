@@ -21,6 +21,8 @@ const (
 
 const (
 	defaultMemory = 16 << 20
+	// minPending is of how many groups something may be pending in any case.
+	minPending = 64
 	// maxFlex bounds how many neighbours are asked for metadata that lies in a
 	// group. mke2fs makes flexible groups of 16.
 	maxFlex = 4096
@@ -60,7 +62,9 @@ type Config struct {
 	// a structure may be anywhere. It is asked with a group locked.
 	Own func(start, n uint64) bool
 
-	// MemoryBytes bounds the bitmaps in memory; 0 means 16 MiB.
+	// MemoryBytes bounds the bitmaps in memory; 0 means 16 MiB. When so many groups have
+	// something pending, runs are reserved in these only. Beyond it are the groups of which
+	// something was freed and not committed.
 	MemoryBytes int64
 
 	// OnCorrupt, if not nil, is told once of each group that is set aside. It
@@ -91,6 +95,8 @@ type Groups struct {
 	spread  atomic.Uint32 // varies where top-level directories go
 	freed   freedBatches
 	windows windowList
+	pending atomic.Int64 // groups of which something is pending
+	most    int64        // of them
 	trimMu  sync.Mutex // held while a run is taken for trimming
 }
 
@@ -105,10 +111,12 @@ func New(c Config) *Groups {
 	if memory <= 0 {
 		memory = defaultMemory
 	}
-	gs.table.init(int(memory / int64(c.Geo.ClustersPerGroup/8+512)))
+	limit := int(memory / int64(c.Geo.ClustersPerGroup/8+512))
+	gs.table.init(limit)
+	gs.most = int64(max(limit, minPending))
 	gs.blocks = newIndex(c.Geo.Groups)
 	gs.inodes = newIndex(c.Geo.Groups)
-	gs.freed.byTID = make(map[uint32]*freedBatch)
+	gs.freed.byTID = make(map[uint32]freedBatch)
 	return gs
 }
 

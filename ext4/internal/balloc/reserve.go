@@ -3,6 +3,7 @@ package balloc
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"ext4box/ext4/internal/buffer"
@@ -28,6 +29,8 @@ type Request struct {
 	Root     bool // may use the blocks reserved for root
 	Pool     bool // may use those and the ones kept back by Config.Pool
 	Promised bool // uses blocks promised by ReserveSpace
+
+	atOnce bool // claimed at once, and not pending for longer than that
 }
 
 // How much of what is not in memory a search reads while a shorter run than
@@ -106,6 +109,12 @@ func (gs *Groups) find(r Request, want, least uint32) (Run, error) {
 	f := finder{want: want, least: least, tight: r.Metadata, bitmaps: searchBitmaps, descs: searchDescs}
 	f.home = gs.Geo.GroupOf(goal)
 	f.goal = uint32(goal-gs.Geo.GroupFirstBlock(f.home)) >> gs.ratio
+	if !r.atOnce && gs.pending.Load() >= gs.most {
+		if run, ok := gs.findPending(&f, least); ok {
+			return run, nil
+		}
+		return Run{}, errNoSpace
+	}
 	if run, ok := gs.findAtGoal(&f, r.Merge); ok {
 		return run, nil
 	}
@@ -127,6 +136,33 @@ func (gs *Groups) find(r Request, want, least uint32) (Run, error) {
 		return Run{}, f.failed
 	}
 	return Run{}, errNoSpace
+}
+
+// findPending tries the groups that have something pending, from that of the goal on.
+func (gs *Groups) findPending(f *finder, least uint32) (Run, bool) {
+	nums := gs.table.nums()
+	at, _ := slices.BinarySearch(nums, f.home)
+	nums = append(nums[at:], nums[:at]...)
+	for _, f.least = range [2]uint32{f.want, least} {
+		for _, num := range nums {
+			g := gs.lock(num)
+			if g.pending > 0 && gs.blocks.get(num) != bad {
+				goal := uint32(0)
+				if num == f.home {
+					goal = f.goal
+				}
+				if at, n, ok := g.search(goal, f.want, f.least, f.tight); ok {
+					if run, ok := gs.grab(g, at, n); ok {
+						gs.unlock(g)
+						return run, true
+					}
+				}
+				gs.publish(g)
+			}
+			gs.unlock(g)
+		}
+	}
+	return Run{}, false
 }
 
 // findAtGoal tries the run that starts at the goal itself, then the goal's
@@ -237,6 +273,7 @@ func (gs *Groups) grab(g *group, at, n uint32) (r Run, ok bool) {
 		return Run{}, false
 	}
 	g.hold(at, n)
+	gs.countPending(g, int64(n))
 	gs.publish(g)
 	return r, true
 }
@@ -252,8 +289,21 @@ func (gs *Groups) Release(r Run) error {
 	if !g.blocksLoaded || n > g.held || g.busy.NextClear(at, at+n) < at+n {
 		return fmt.Errorf("release blocks %d+%d, which are not reserved: %w", r.Start, r.Len, syscall.EINVAL)
 	}
+	gs.countPending(g, -int64(n))
 	gs.putBack(g, at, n)
 	return nil
+}
+
+// countPending notes that so many more clusters of a locked group are pending.
+func (gs *Groups) countPending(g *group, n int64) {
+	was := g.pending > 0
+	g.pending = uint32(int64(g.pending) + n)
+	switch is := g.pending > 0; {
+	case is && !was:
+		gs.pending.Add(1)
+	case was && !is:
+		gs.pending.Add(-1)
+	}
 }
 
 // putBack makes held clusters of a locked group available again.
@@ -265,6 +315,7 @@ func (gs *Groups) putBack(g *group, at, n uint32) {
 
 // Allocate reserves and claims a run at once, for metadata.
 func (gs *Groups) Allocate(tx buffer.Tx, r Request) (Run, error) {
+	r.atOnce = true
 	run, err := gs.Reserve(r)
 	if err != nil {
 		return Run{}, err

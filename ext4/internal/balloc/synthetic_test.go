@@ -156,3 +156,92 @@ func TestNoScanAtStart(t *testing.T) {
 		t.Errorf("the first allocation read %d bitmaps", n)
 	}
 }
+
+// inMemory is how many groups there are in the table.
+func (gs *Groups) inMemory() (n int) {
+	for i := range gs.table.shard {
+		n += len(gs.table.shard[i].ring)
+	}
+	return n
+}
+
+// TestPendingInManyGroups reserves a run in as many groups as there are, of which all stay
+// in memory while something is pending there.
+func TestPendingInManyGroups(t *testing.T) {
+	const limit = 512
+	s := newSynthetic(t)
+	f := open(t, blocktest.NewOverlay(s, s.size()), func(c *Config) { c.MemoryBytes = limit * (synBlock + 512) })
+	var runs []Run
+	for num := uint32(17); num < s.geo.Groups; num += synSparse {
+		r, err := f.gs.Reserve(Request{Goal: s.geo.GroupFirstBlock(num), Want: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, r)
+	}
+	seen := make(map[uint32]bool)
+	for _, r := range runs {
+		seen[s.geo.GroupOf(r.Start)] = true
+	}
+	if n := f.gs.inMemory(); len(seen) != limit || n > limit+tableShards*4 {
+		t.Errorf("%d runs are in %d groups, of which %d are in memory, with a limit of %d", len(runs), len(seen), n, limit)
+	}
+	// What is used at once needs no place in memory for longer.
+	goal := s.geo.GroupFirstBlock(s.geo.Groups - synSparse + 17)
+	if r, err := f.gs.Allocate(f.tx, Request{Goal: goal, Want: 1}); err != nil || s.geo.GroupOf(r.Start) != s.geo.GroupOf(goal) {
+		t.Errorf("%v, %v", r, err)
+	}
+	for i, r := range runs {
+		if i%2 == 0 {
+			f.claim(r)
+		} else if err := f.gs.Release(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := f.gs.pending.Load(); n != 0 {
+		t.Errorf("%d groups with something pending", n)
+	}
+	if r := f.reserve(Request{Goal: goal, Want: 1}); s.geo.GroupOf(r.Start) != s.geo.GroupOf(goal) {
+		t.Errorf("%v is not near the goal", r)
+	}
+	f.commit()
+	f.sound()
+}
+
+// TestFreedInPieces frees every other block of some groups: what waits for the commit takes
+// no more memory than the bitmaps, and comes back in whole.
+func TestFreedInPieces(t *testing.T) {
+	const groups = 64
+	s := newSynthetic(t)
+	freed := uint64(0)
+	f := open(t, blocktest.NewOverlay(s, s.size()), func(c *Config) { c.Freed = func(_, n uint64) { freed += n } })
+	before, most := f.totals().Usable, uint64(0)
+	for num := range uint32(groups) {
+		num += 100
+		if num%synSparse == 17 {
+			continue
+		}
+		// From the end on, as files are truncated.
+		for at := uint32(32767); at > 4000; at -= 2 {
+			f.freeRun(Run{s.geo.GroupFirstBlock(num) + uint64(at), 1})
+			most++
+		}
+	}
+	bytes := 0
+	for _, b := range f.gs.freed.byTID {
+		for _, c := range b {
+			bytes += cap(c.spans)*8 + cap(c.bits)
+		}
+	}
+	if limit := groups * synBlock; bytes > limit {
+		t.Errorf("%d blocks that are to be free take %d bytes, more than %d", most, bytes, limit)
+	}
+	if n := f.totals().Usable; n != before || f.gs.Waiting() != most {
+		t.Errorf("%d blocks can be had before the commit, not %d; %d wait, not %d", n, before, f.gs.Waiting(), most)
+	}
+	f.commit()
+	if n := f.totals().Usable; n != before+most || freed != most {
+		t.Errorf("%d blocks can be had after the commit, and %d were told of, not %d", n-before, freed, most)
+	}
+	f.sound()
+}

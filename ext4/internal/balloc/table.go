@@ -1,6 +1,7 @@
 package balloc
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -28,6 +29,7 @@ type group struct {
 	publishedLen int    // number of bits of the longest run as in the index
 	zones        []span // metadata in the group, ascending
 	held         uint32 // pending, being trimmed, or freed and not committed
+	pending      uint32 // those of them that are not freed
 
 	inodesLoaded bool
 	firstInode   uint32 // no inode below this index is free
@@ -91,6 +93,20 @@ func (t *table) get(num uint32) *group {
 }
 
 func (t *table) put(g *group) { g.refs.Add(-1) }
+
+// nums are the groups in the table, in order.
+func (t *table) nums() (nums []uint32) {
+	for i := range t.shard {
+		s := &t.shard[i]
+		s.mu.Lock()
+		for num := range s.index {
+			nums = append(nums, num)
+		}
+		s.mu.Unlock()
+	}
+	slices.Sort(nums)
+	return nums
+}
 
 // victim is the position of a group to replace, or -1 to add one.
 func (s *tableShard) victim() int {

@@ -85,6 +85,7 @@ func (gs *Groups) trimNext(num, lo, hi, least uint32, discard func(start, n uint
 	err := discard(r.Start, uint64(r.Len))
 
 	g = gs.lock(num)
+	gs.countPending(g, -int64(n))
 	gs.putBack(g, at, n)
 	gs.unlock(g)
 	if err != nil {
