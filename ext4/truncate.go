@@ -191,11 +191,15 @@ func (fs *FS) freeFrom(in *inode, blk uint64) error {
 	return fs.freeRange(in, blk, extent.MaxBlocks)
 }
 
+// maxStuck is how many pieces of a file that cannot be freed are taken out of it by one
+// request.
+const maxStuck = 1 << 16
+
 // freeRange frees the blocks [lo, hi) of an inode, from the end on.
 func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
 	m := fs.blockMap(in)
 	in.seq++
-	for hi > lo {
+	for stuck := 0; hi > lo; {
 		run, err := m.Lookup(hi - 1)
 		if err != nil {
 			return err
@@ -206,6 +210,13 @@ func (fs *FS) freeRange(in *inode, lo, hi uint64) error {
 		}
 		if err := fs.checkClusters(in, run); err != nil {
 			return err
+		}
+		// What a damaged group has is not freed, so it says nothing against a map in which
+		// a few blocks are there again and again, of which there can be 2^30.
+		if fs.w.groups.SetAside(run.Start) {
+			if stuck++; stuck > maxStuck {
+				return disk.Corruptf(disk.InodeName(uint32(in.ino)), "more than %d pieces of it are in block groups that are set aside; run e2fsck", maxStuck)
+			}
 		}
 		// A step that is small enough for the smallest journal.
 		step := 2 * uint64(fs.geo.BlocksPerGroup)

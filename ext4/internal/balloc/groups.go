@@ -150,6 +150,10 @@ func (gs *Groups) flexRange(num uint32) (lo, hi uint32) {
 	return lo, uint32(min(uint64(lo)+uint64(gs.flex), uint64(gs.Geo.Groups)))
 }
 
+// SetAside tells whether the blocks of the group of a block are set aside: they cannot be
+// handed out or freed.
+func (gs *Groups) SetAside(blk uint64) bool { return gs.blocks.get(gs.Geo.GroupOf(blk)) == bad }
+
 // locate checks a range of blocks that the caller passed and returns its group
 // and clusters. The range must lie inside one group.
 func (gs *Groups) locate(r Run) (num, at, n uint32, err error) {

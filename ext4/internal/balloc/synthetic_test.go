@@ -236,7 +236,7 @@ func TestFreedInPieces(t *testing.T) {
 	if limit := groups * synBlock; bytes > limit {
 		t.Errorf("%d blocks that are to be free take %d bytes, more than %d", most, bytes, limit)
 	}
-	if n := f.totals().Usable; n != before || f.gs.Waiting() != most {
+	if n := f.totals().Usable - f.gs.Waiting(); n != before || f.gs.Waiting() != most {
 		t.Errorf("%d blocks can be had before the commit, not %d; %d wait, not %d", n, before, f.gs.Waiting(), most)
 	}
 	f.commit()
