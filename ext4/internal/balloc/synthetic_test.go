@@ -19,6 +19,7 @@ type synthetic struct {
 	geo            disk.Geometry
 	raw            [disk.SuperblockSize]byte
 	descs, bitmaps atomic.Int64 // reads
+	lies           bool         // no bitmap has what the descriptors say
 }
 
 const (
@@ -78,6 +79,9 @@ func (s *synthetic) block(b []byte, blk uint64) {
 		s.bitmaps.Add(1)
 		m := disk.Bitmap(b)
 		m.SetRange(0, 32768)
+		if s.lies {
+			return
+		}
 		for i := range d.FreeBlocks {
 			m.ClearRange(8000+i*8, 1)
 		}
@@ -211,7 +215,7 @@ func TestPendingInManyGroups(t *testing.T) {
 // TestFreedInPieces frees every other block of some groups: what waits for the commit takes
 // no more memory than the bitmaps, and comes back in whole.
 func TestFreedInPieces(t *testing.T) {
-	const groups = 64
+	const groups = 12
 	s := newSynthetic(t)
 	freed := uint64(0)
 	f := open(t, blocktest.NewOverlay(s, s.size()), func(c *Config) { c.Freed = func(_, n uint64) { freed += n } })
@@ -244,4 +248,40 @@ func TestFreedInPieces(t *testing.T) {
 		t.Errorf("%d blocks can be had after the commit, and %d were told of, not %d", n-before, freed, most)
 	}
 	f.sound()
+}
+
+// TestSearchAmongCorrupt looks for space where all groups that should have some turn out to
+// be corrupt: each request comes to its end, and the next one goes on.
+func TestSearchAmongCorrupt(t *testing.T) {
+	s := newSynthetic(t)
+	s.lies = true
+	f := open(t, blocktest.NewOverlay(s, s.size()), nil)
+	candidates := int(s.geo.Groups / synSparse)
+	for i := range candidates/searchCorrupt + 2 {
+		before := s.bitmaps.Load()
+		if r, err := f.gs.Reserve(Request{Want: 1}); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("%v, %v", r, err)
+		}
+		n := s.bitmaps.Load() - before
+		if n > searchCorrupt+1 || (n == 0) != (i > candidates/searchCorrupt) {
+			t.Errorf("search %d read %d bitmaps", i, n)
+		}
+	}
+	if len(f.corrupt) != candidates {
+		t.Errorf("%d groups are set aside, not %d", len(f.corrupt), candidates)
+	}
+}
+
+// TestTrimStops asks before each group, also before those with nothing to discard.
+func TestTrimStops(t *testing.T) {
+	s := newSynthetic(t)
+	f := open(t, blocktest.NewOverlay(s, s.size()), nil)
+	asked := 0
+	_, err := f.gs.Trim(0, s.geo.BlocksCount, 64, func() bool { asked++; return asked > 100 }, func(uint64, uint64) error {
+		t.Error("there is nothing to discard")
+		return nil
+	})
+	if !errors.Is(err, syscall.EINTR) || asked != 101 || s.bitmaps.Load() > 100 {
+		t.Errorf("%v, asked %d times, %d bitmaps read", err, asked, s.bitmaps.Load())
+	}
 }
