@@ -241,11 +241,9 @@ func TestListEqualHashes(t *testing.T) {
 	}
 	e := indexOfOneLeaf(t)
 	fs := e.writable()
-	for range 2 {
-		err := within(t, func() error { return fs.ReadDir(evilDir, 0, func(ext4.Dirent) bool { return true }) })
-		if !errors.Is(err, syscall.EUCLEAN) {
-			t.Error(err)
-		}
+	err := within(t, func() error { return fs.ReadDir(evilDir, 0, func(ext4.Dirent) bool { return true }) })
+	if !errors.Is(err, syscall.EUCLEAN) {
+		t.Error(err)
 	}
 	_ = within(t, fs.Close)
 }

@@ -97,7 +97,7 @@ type Groups struct {
 	windows windowList
 	pending atomic.Int64 // groups of which something is pending
 	most    int64        // of them
-	trimMu  sync.Mutex // held while a run is taken for trimming
+	trimMu  sync.Mutex   // held while a run is taken for trimming
 }
 
 // New returns the groups of a filesystem. It reads nothing.

@@ -263,7 +263,7 @@ func TestSearchAmongCorrupt(t *testing.T) {
 			t.Fatalf("%v, %v", r, err)
 		}
 		n := s.bitmaps.Load() - before
-		if n > searchCorrupt+1 || (n == 0) != (i > candidates/searchCorrupt) {
+		if n > searchCorrupt+1 || (n == 0) != (i >= candidates/searchCorrupt) {
 			t.Errorf("search %d read %d bitmaps", i, n)
 		}
 	}
