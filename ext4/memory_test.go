@@ -34,7 +34,9 @@ func TestMemoryHeld(t *testing.T) {
 	if each > perInode {
 		t.Errorf("%.1f bytes for each inode that is held, not %d", each, perInode)
 	}
-	runtime.KeepAlive(fs)
+	if err := fs.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestMemoryBudget reads and makes more than fits into a small budget: caches stay within it.
@@ -60,5 +62,7 @@ func TestMemoryBudget(t *testing.T) {
 	if most > budget {
 		t.Errorf("%d bytes in memory, of %d", most, budget)
 	}
-	runtime.KeepAlive(fs)
+	if err := fs.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,20 +27,21 @@ func TestUnsteady(t *testing.T) {
 	if testing.Short() {
 		count = 1
 	}
-	eachBase(t, count, func(t *testing.T, base *mutate.Base, count int, seed uint64) {
-		if testing.Short() && !base.Checksums().Metadata {
-			t.Skip("not under the race detector")
+	eachBase(t, count, func(t *testing.T, run *mutantRun) {
+		if testing.Short() && !run.base.Checksums().Metadata || run.journal != nil {
+			t.Skip("not under the race detector, nor with a journal that is elsewhere")
 		}
-		other := otherVersion(t, base)
+		other := otherVersion(t, run.base)
 		var sum mutantSum
 		var changed int64
-		for i := range count {
-			changed += unsteady(t, base, other, seed+uint64(i), &sum)
+		for i := range run.count {
+			changed += unsteady(t, run.base, other, run.seed+uint64(i), &sum)
 			if t.Failed() {
 				break
 			}
 		}
-		t.Logf("%d images from seed %d on: %d reads changed, %v", count, seed, changed, &sum)
+		sum.heap = run.peak()
+		t.Logf("from seed %d on: %d reads changed, %v", run.seed, changed, &sum)
 		if changed == 0 || sum.done.Load() == 0 {
 			t.Error("this tests nothing")
 		}
@@ -86,8 +88,14 @@ func unsteady(t *testing.T, base *mutate.Base, other *blocktest.Mem, seed uint64
 		o := attackOptions(rng)
 		o.Memory, o.CacheBytes = 1, 1 // so that each block is read again and again
 		o.Errors = ext4.OnErrorContinue
-		// What was evicted comes back as long as it has not been collected.
-		return workWith(dev, m, rng, sum, o, dev.Start, runtime.GC)
+		var steps atomic.Int64
+		sum.mutants.Add(1)
+		return workload{users: 2, steps: 100}.workWith(dev, m, rng, sum, o, dev.Start, func() {
+			// What was evicted comes back as long as it has not been collected.
+			if steps.Add(1)%20 == 0 {
+				runtime.GC()
+			}
+		})
 	})
 	if err != nil {
 		t.Errorf("%s\nrate %d: %v", name, rate, err)
