@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -411,6 +412,9 @@ func (l *launcher) listen() {
 	for {
 		m, err := l.ctl.hear(buf)
 		if err != nil {
+			if err != io.EOF {
+				l.incoming <- message{Step: stepFailed, Status: StatusInternal, Text: "the server sends something that is no message"}
+			}
 			return
 		}
 		if m.Step == stepGroup {

@@ -122,6 +122,8 @@ func openTest(r *Request, files []*os.File) (Service, error) {
 		os.Exit(3)
 	case "hang":
 		time.Sleep(time.Hour)
+	default:
+		babble(mode, "early")
 	}
 	if err := unix.Flock(int(files[0].Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, &Error{StatusFailed, errors.New("the image is in use")}
@@ -230,6 +232,7 @@ func (r *responder) loop(dev *os.File, ready func(DataPath)) error {
 				path = DataPath{Iomap: true, Text: "fuse-iomap, device x"}
 			}
 			ready(path)
+			babble(r.mode, "late")
 		}
 	}
 }
