@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/internal/testimage"
 )
 
 // scratch makes an image file, a mount point and a private runtime directory, and
@@ -459,7 +461,7 @@ func TestFusermount(t *testing.T) {
 			t.Skip("needs setpriv (package util-linux)")
 		}
 		wrap = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"}
-		shareDevFuse(t)
+		testimage.ShareFuse(t)
 	} else if dev, err := openFuse(); err != nil {
 		t.Skipf("needs /dev/fuse: %v", err)
 	} else {
@@ -495,21 +497,6 @@ func TestFusermount(t *testing.T) {
 		wrap[0] = "/usr/bin/setpriv"
 	}
 	part(t, wrap, "mount", image, dir, "").run(t, StatusUsage, "install the package fuse3")
-}
-
-// shareDevFuse lets everybody open /dev/fuse, as most distributions do.
-func shareDevFuse(t *testing.T) {
-	st, err := os.Stat("/dev/fuse")
-	if err != nil {
-		t.Skipf("needs /dev/fuse: %v", err)
-	}
-	if st.Mode().Perm()&0o006 == 0o006 {
-		return
-	}
-	if err := os.Chmod("/dev/fuse", 0o666); err != nil {
-		t.Skipf("needs /dev/fuse for everybody: %v", err)
-	}
-	t.Cleanup(func() { os.Chmod("/dev/fuse", st.Mode().Perm()) })
 }
 
 // shareTree lets everybody pass through the directories above base, and gives

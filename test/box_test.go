@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ext4box/internal/e2test"
+	"ext4box/internal/testimage"
 )
 
 // A boxed mount is a live one, with its two processes.
@@ -368,16 +369,7 @@ func TestBoxUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := os.Stat("/dev/fuse")
-	if err != nil {
-		t.Skip(err)
-	}
-	if st.Mode().Perm()&0o006 != 0o006 {
-		if err := os.Chmod("/dev/fuse", 0o666); err != nil {
-			t.Skip(err)
-		}
-		t.Cleanup(func() { _ = os.Chmod("/dev/fuse", st.Mode().Perm()) })
-	}
+	testimage.ShareFuse(t)
 	user := fmt.Sprintf("ext4box-%d", os.Getpid())
 	if out, err := exec.Command("useradd", "--no-create-home", "--home-dir", "/nonexistent", user).CombinedOutput(); err != nil {
 		t.Skipf("needs useradd (package passwd): %v\n%s", err, out)

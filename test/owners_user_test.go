@@ -30,17 +30,7 @@ func requireUsers(t *testing.T) {
 	if _, err := exec.LookPath("fusermount3"); err != nil {
 		t.Skip("needs fusermount3 (package fuse3)")
 	}
-	// Most distributions let everybody open it.
-	st, err := os.Stat("/dev/fuse")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mode := st.Mode().Perm(); mode&0o006 != 0o006 {
-		if err := os.Chmod("/dev/fuse", 0o666); err != nil {
-			t.Skipf("needs /dev/fuse for everybody: %v", err)
-		}
-		t.Cleanup(func() { _ = os.Chmod("/dev/fuse", mode) })
-	}
+	testimage.ShareFuse(t)
 }
 
 // runAs is run by somebody else, with a wrapper such as unshare before the program.

@@ -437,7 +437,7 @@ func TestServiceUser(t *testing.T) {
 	if err := os.Chmod(a.socket, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	shareDevFuse(t)
+	testimage.ShareFuse(t)
 	bin, err := program()
 	if err != nil {
 		t.Fatal(err)
@@ -488,18 +488,6 @@ func TestServiceUser(t *testing.T) {
 		t.Error(err)
 	}
 	a.ended(t)
-}
-
-// shareDevFuse lets everybody open /dev/fuse, as most distributions do.
-func shareDevFuse(t *testing.T) {
-	st, err := os.Stat("/dev/fuse")
-	if err != nil {
-		t.Skipf("needs /dev/fuse: %v", err)
-	}
-	if err := os.Chmod("/dev/fuse", 0o666); err != nil {
-		t.Skipf("needs /dev/fuse for everybody: %v", err)
-	}
-	t.Cleanup(func() { os.Chmod("/dev/fuse", st.Mode().Perm()) })
 }
 
 // TestServiceHostile: a server that has been taken over by an image asks the helper of root for
