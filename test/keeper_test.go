@@ -60,7 +60,9 @@ func TestKeeperMemory(t *testing.T) {
 		t.Errorf("then: %v", err)
 	}
 	text, err := os.ReadFile(log)
-	if err != nil || !strings.Contains(string(text), "memory") || !strings.Contains(string(text), "the server ended unexpectedly") {
+	// Go does not find the lack of it everywhere that it could.
+	why := strings.Contains(string(text), "fatal error: runtime: ") || strings.Contains(string(text), "SIGSEGV")
+	if err != nil || !why || !strings.Contains(string(text), "the server ended unexpectedly") {
 		t.Errorf("the log: %v\n%s", err, text)
 	}
 	umount(t, b.dir)
@@ -74,11 +76,11 @@ func TestKeeperStoppedServer(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(b.dir, "file"), []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(filepath.Join(b.dir, "file"))
+	root, err := os.Open(b.dir) // the mount is in use
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer root.Close()
 	stopped := func() bool {
 		return strings.HasPrefix(status(t, fmt.Sprintf("/proc/%d/status", b.server), "State"), "T")
 	}
@@ -88,15 +90,14 @@ func TestKeeperStoppedServer(t *testing.T) {
 	eventually(t, "the server to stop", stopped)
 	asked := make(chan error, 1)
 	go func() {
-		_, err := os.Stat(filepath.Join(b.dir, "another"))
-		asked <- err
+		asked <- unix.Fstatat(int(root.Fd()), "another", new(unix.Stat_t), 0)
 	}()
 	for n := range 3 {
 		if err := unix.Kill(b.keeper, unix.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		if n == 0 {
-			// The mount is still in use, and the server is waited for.
+			// The server is waited for.
 			eventually(t, "the unmounting", func() bool { return !mounted(b.dir) })
 			if !stopped() || len(servers(t, b.image)) != 2 {
 				t.Error("the first signal ends more than the mount")
@@ -109,7 +110,7 @@ func TestKeeperStoppedServer(t *testing.T) {
 		})
 	}
 	eventually(t, "the end of server and keeper", func() bool { return len(servers(t, b.image)) == 0 })
-	if err := <-asked; err == nil || errors.Is(err, os.ErrNotExist) {
+	if err := <-asked; !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
 		t.Errorf("who had asked: %v", err)
 	}
 	eventually(t, "the image to be free", func() bool { return unlocked(t, b.image) })
