@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -99,7 +100,7 @@ func startVictim(t testing.TB, v victim, prepare func(*exec.Cmd)) *process {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{victimEnv + "=" + v.text(t), "GORACE=atexit_sleep_ms=0"}
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = struct{ io.Writer }{os.Stderr} // through a pipe: it may be a file, which attacks would write to
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

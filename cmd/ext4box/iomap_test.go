@@ -177,6 +177,9 @@ func TestIomapFallback(t *testing.T) {
 		if !strings.Contains(it.stderr, "mounted on "+it.dir) || strings.Count(it.stderr, "file data goes through the server") != 2 {
 			t.Errorf("said %q", it.stderr)
 		}
+		if !strings.Contains(it.stderr, "the box of the server: complete") { // sealed while the kernel mounts
+			t.Errorf("said %q", it.stderr)
+		}
 		if b, err := os.ReadFile(filepath.Join(it.loop(), "../ro")); err != nil || strings.TrimSpace(string(b)) != "1" {
 			t.Errorf("mounted for reading: ro is %q, %v", b, err)
 		}
