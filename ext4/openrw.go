@@ -226,6 +226,10 @@ func (fs *FS) closeWriter() error {
 	return errors.Join(err, fs.markClean())
 }
 
+// Lost tells, after Close has failed, whether that was more than the word of an error that had
+// stopped all writing before, at a time when everything was durable.
+func (fs *FS) Lost() bool { return fs.w == nil || fs.w.log.Err() == nil || fs.w.log.Lost() }
+
 // markClean makes the superblock say that everything is at home, as it must be. The
 // journal must not have the superblock.
 func (fs *FS) markClean() error {

@@ -111,6 +111,9 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 // closeImage ends what is served. The claim on its device goes last.
 func (s *service) closeImage() error {
 	err := s.fs.Close()
+	if err != nil && !s.fs.Lost() {
+		err = nil // the log, and whoever wanted to write since, has been told
+	}
 	if s.claim != nil {
 		s.claim.Close()
 	}

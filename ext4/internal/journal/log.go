@@ -93,6 +93,7 @@ type Log struct {
 	running atomic.Pointer[transaction]
 
 	stopped        atomic.Pointer[stopReason]
+	lost           atomic.Bool // stopped with something that was not durable
 	frozen         atomic.Bool
 	dead           chan struct{} // closed after an abort
 	quit           chan struct{} // closed by Close

@@ -42,10 +42,16 @@ func (l *Log) stop(cause error) {
 		cause = syscall.EIO
 	}
 	if l.stopped.CompareAndSwap(nil, &stopReason{cause: cause}) {
+		l.mu.Lock()
+		l.lost.Store(l.committing != nil || l.running.Load().armed.Load())
+		l.mu.Unlock()
 		close(l.dead)
 		l.wakeAll()
 	}
 }
+
+// Lost tells, after an abort, whether there was anything then that was not durable yet.
+func (l *Log) Lost() bool { return l.lost.Load() }
 
 // wakeAll wakes those who wait for room.
 func (l *Log) wakeAll() {
