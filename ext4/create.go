@@ -212,7 +212,7 @@ func (fs *FS) allocInode(tx *journal.Handle, r balloc.InodeRequest) (uint32, err
 	if in != nil {
 		in.put()
 	}
-	if in != nil || fs.private(Ino(ino)) || ino == fs.sb.JournalIno {
+	if in != nil || fs.ownInode(Ino(ino)) {
 		return 0, disk.Corruptf(disk.InodeName(ino), "is in use and is marked free")
 	}
 	return ino, nil

@@ -60,8 +60,8 @@ func (fs *FS) valueBlocks(attrs []xattr.Attr) (blocks int64) {
 // cache of inodes.
 func (fs *FS) loadValue(ino Ino) (*inode, error) {
 	what := "attribute value " + disk.InodeName(uint32(ino))
-	if fs.private(ino) {
-		return nil, disk.Corruptf(what, "is a reserved inode")
+	if fs.ownInode(ino) {
+		return nil, disk.Corruptf(what, "is the filesystem's own")
 	}
 	ea, err := fs.loadInode(ino)
 	switch {

@@ -172,7 +172,7 @@ func (f *fastRecovery) inodes() error {
 // inode makes an inode what the fast commits say, but for the names in it.
 func (f *fastRecovery) inode(ino Ino, fi *fastcommit.Inode) error {
 	fs := f.fs
-	if fs.private(ino) || uint32(ino) > fs.geo.InodesCount {
+	if fs.ownInode(ino) || uint32(ino) > fs.geo.InodesCount {
 		return disk.Corruptf(disk.InodeName(uint32(ino)), "fast commits change it, which is the filesystem's own")
 	}
 	there, err := fs.w.groups.InodeUsed(uint32(ino))

@@ -190,6 +190,10 @@ func (fs *FS) private(ino Ino) bool {
 		fs.sb.Compat&disk.CompatOrphanFile != 0 && n == fs.sb.OrphanFileIno
 }
 
+// ownInode tells whether an inode is the filesystem's own: private, or the journal, which tune2fs makes a file
+// with a name. That can be read, and is never changed, deleted or used for something else.
+func (fs *FS) ownInode(ino Ino) bool { return fs.private(ino) || uint32(ino) == fs.sb.JournalIno }
+
 // rawInode returns the bytes of an inode, with fast commits applied. They may be
 // a part of a cached block and must not be modified.
 func (fs *FS) rawInode(ino Ino) ([]byte, error) {

@@ -33,7 +33,7 @@ func (fs *FS) findOrphans() {
 	orphans := make(map[Ino]struct{})
 	for next := fs.sb.LastOrphan; next != 0; {
 		ino := Ino(next)
-		if _, seen := orphans[ino]; seen || fs.private(ino) {
+		if _, seen := orphans[ino]; seen || fs.ownInode(ino) {
 			fs.log.Warn("orphan list is damaged", "inode", ino)
 			break
 		}
@@ -65,7 +65,7 @@ func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
 	_, err := fs.eachOrphanBlock(func(_ uint64, b []byte) error {
 		for i := range disk.OrphanSlots(len(b)) {
 			ino := Ino(disk.OrphanSlot(b, i))
-			if ino == 0 || fs.private(ino) || uint32(ino) > fs.geo.InodesCount {
+			if ino == 0 || fs.ownInode(ino) || uint32(ino) > fs.geo.InodesCount {
 				continue
 			}
 			if orphans[ino] = struct{}{}; len(orphans) >= fs.maxOrphans() {
@@ -81,6 +81,9 @@ func (fs *FS) readOrphanFile(orphans map[Ino]struct{}) error {
 // at most disk.OrphanFileMaxBlocks blocks full of inode numbers, and returns the
 // seed of their checksums.
 func (fs *FS) eachOrphanBlock(fn func(phys uint64, b []byte) error) (seed uint32, err error) {
+	if fs.sb.OrphanFileIno < fs.geo.FirstIno { // whose blocks may be anybody's, see zonesFor
+		return 0, disk.Corruptf("orphan file", "its inode cannot be %d", fs.sb.OrphanFileIno)
+	}
 	in, err := fs.systemInode("orphan file", fs.sb.OrphanFileIno)
 	if err != nil {
 		return 0, err

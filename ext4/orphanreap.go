@@ -98,7 +98,7 @@ func (fs *FS) reapFile() error {
 // checkOrphan returns an inode if it can be an orphan: it is in use, and is no
 // part of the filesystem itself.
 func (fs *FS) checkOrphan(ino Ino) (*inode, error) {
-	if fs.private(ino) || ino == RootIno || uint32(ino) > fs.geo.InodesCount {
+	if fs.ownInode(ino) || ino == RootIno || uint32(ino) > fs.geo.InodesCount {
 		return nil, disk.Corruptf("orphan list", "inode %d cannot be on it", ino)
 	}
 	switch used, err := fs.w.groups.InodeUsed(uint32(ino)); {
