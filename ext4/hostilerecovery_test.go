@@ -112,6 +112,44 @@ func TestOrphanFileReserved(t *testing.T) {
 	}
 }
 
+// TestFastCommitTakesJournal: fast commits give files no blocks of the journal that they are in.
+func TestFastCommitTakesJournal(t *testing.T) {
+	base, file := recoveryBase(t, "-O fast_commit")
+	for name, c := range map[string]struct {
+		start uint64
+		fine  bool
+	}{
+		"free":       {base.Free()[0], true},
+		"journal":    {base.Log()[600], false},
+		"superlog":   {base.Log()[0], false},
+		"bitmap":     {base.Desc(0).BlockBitmap, false},
+		"last in it": {base.Log()[len(base.Log())-1], false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dev := base.Craft(name, func(e *mutate.Editor) { e.FastRange(uint32(file), 5000, c.start, 1) }).Device()
+			g := &guard{Mem: dev, may: allowanceOf(dev, nil)}
+			fs, err := ext4.Open(g, ext4.Options{CommitInterval: time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fs.Close()
+			if why := fs.ReadOnlyReason(); (why == "") != c.fine {
+				t.Errorf("read-only because %q", why)
+			}
+			if !fs.Recovery().Fast && c.fine {
+				t.Error("there is no fast commit")
+			}
+			m, err := fs.Begin(file, 5000<<10, 1024, iomap.Report)
+			if mapped := err == nil && m.Type == iomap.Mapped; mapped != c.fine {
+				t.Errorf("%+v, %v", m, err)
+			}
+			if err := g.wrong(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // recoveryBase is an image with a journal, and an inode with blocks.
 func recoveryBase(t *testing.T, args string) (*mutate.Base, ext4.Ino) {
 	t.Helper()

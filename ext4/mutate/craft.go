@@ -49,6 +49,23 @@ func (e *Editor) InodeBitmap(group uint32, fn func(m disk.Bitmap)) {
 	}
 }
 
+// FastRange leaves a fast commit that gives a file n blocks of the device, in a journal that has room for one.
+func (e *Editor) FastRange(ino, logical uint32, start uint64, n uint16) {
+	l, ok := e.w.openLog()
+	if !ok {
+		panic("mutate: no journal")
+	}
+	l.commit()
+	f, ok := l.openFast()
+	if !ok {
+		panic("mutate: no fast commits")
+	}
+	v := le.AppendUint32(le.AppendUint32(nil, ino), logical)
+	v = le.AppendUint16(le.AppendUint16(v, n), uint16(start>>32))
+	f.tag(fastAddRange, le.AppendUint32(v, uint32(start)))
+	f.close()
+}
+
 // Block changes any block, whose checksum, if it has one, stays as it is.
 func (e *Editor) Block(blk uint64, fn func(b []byte)) {
 	b := e.w.block(blk)
@@ -67,6 +84,9 @@ func (b *Base) Desc(group uint32) disk.GroupDesc { return b.desc(group) }
 
 // Free are some blocks that nothing uses.
 func (b *Base) Free() []uint64 { return b.free }
+
+// Log are the blocks of the journal, in its order.
+func (b *Base) Log() []uint64 { return b.log }
 
 // Inodes are those in use, also the reserved ones.
 func (b *Base) Inodes() []uint32 { return b.used }
