@@ -66,3 +66,38 @@ func TestMemoryBudget(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestMemoryUnnamed: what an open file without a name costs, beyond its place among those
+// that are held, is what the documentation says.
+func TestMemoryUnnamed(t *testing.T) {
+	const many, perInode = 50000, 32 + 150
+	for _, features := range []string{"^orphan_file", "orphan_file"} {
+		fs := openRWWith(t, e2test.Image(t, 64*mib, "-t", "ext4", "-N", "60000", "-O", features), ext4.Options{Memory: 8 << 20})
+		before := liveHeap()
+		var held []ext4.Ino
+		for range many {
+			ino, err := fs.Tmpfile(ext4.RootIno, ext4.NewNode{Mode: syscall.S_IFREG | 0o600})
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, ino)
+		}
+		grown := liveHeap() - before - 4*many
+		t.Logf("%s: %.1f bytes for each, with what is cached", features, float64(grown)/many)
+		if grown > 8<<20+many*perInode {
+			t.Errorf("%s: %d bytes for %d files", features, grown, many)
+		}
+		for _, ino := range held {
+			if err := fs.Unhold(ino, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left := liveHeap() - before - 4*many; left > 8<<20 {
+			t.Errorf("%s: %d bytes are left when all are let go", features, left)
+		}
+		runtime.KeepAlive(held)
+		if err := fs.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
