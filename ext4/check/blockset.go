@@ -16,6 +16,7 @@ type blockSet struct {
 	perGroup uint64 // clusters
 	first    uint64 // cluster that group 0 begins with
 	budget   int64  // bytes
+	groups   uint64
 
 	mu       sync.RWMutex // exclusively while groups are dropped
 	from, to uint64       // groups that are covered
@@ -50,6 +51,7 @@ func newBlockSet(g *disk.Geometry, budget int64) *blockSet {
 		perGroup: uint64(g.ClustersPerGroup),
 		first:    uint64(g.FirstDataBlock) >> g.ClusterBits,
 		budget:   budget,
+		groups:   uint64(g.Groups),
 		to:       uint64(g.Groups),
 		chunks:   make([]atomic.Pointer[setChunk], (uint64(g.Groups)+setsPerChunk-1)/setsPerChunk),
 	}
@@ -71,6 +73,20 @@ func (s *blockSet) window() (from, to uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.from, s.to
+}
+
+// covers tells whether the set covers a cluster.
+func (s *blockSet) covers(cluster uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	group := (cluster - min(s.first, cluster)) / s.perGroup
+	return group >= s.from && group < s.to
+}
+
+// whole tells whether it covers all groups.
+func (s *blockSet) whole() bool {
+	from, to := s.window()
+	return from == 0 && to >= s.groups
 }
 
 // split calls fn for the part of the clusters [start, start+n) in each group that

@@ -19,9 +19,11 @@ func TestWindows(t *testing.T) {
 	}
 	img := e2test.Image(t, 256<<20, "-t", "ext4", "-b", "1024", "-g", "256", "-O", "^metadata_csum,^uninit_bg,^flex_bg", "-J", "size=4", "-d", e2test.Tree(t, files))
 	e2test.Change(t, img, "setb 40000 5", "setb 70001 3")
+	// Two files have a block of the last groups in common.
+	e2test.Change(t, img, "sif aa block[5] 260000", "sif ba block[5] 260000")
 	whole := checkImage(t, img, check.Options{Memory: 64 << 20})
-	if whole.Clean() {
-		t.Fatal("the damage was not found")
+	if whole.Classes[check.MultiplyClaimed] != 2 {
+		t.Fatalf("the damage was not found: %+v", whole.Findings)
 	}
 	for _, o := range []check.Options{{Memory: 256 << 10}, {Workers: 1}, {Workers: 5}} {
 		r := checkImage(t, img, o)

@@ -51,6 +51,8 @@ type checker struct {
 	quota     quotaTable
 
 	sharedNodes atomic.Int64 // how often nodes of other inodes were followed
+	looseNodes  atomic.Int64 // how many nodes that the set of them does not cover
+	nodesCut    atomic.Bool  // not all nodes were followed
 }
 
 func newChecker(ctx context.Context, dev blockdev.Device, o Options) *checker {

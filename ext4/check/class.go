@@ -10,12 +10,10 @@ const (
 	SuperblockChecksum  Class = "superblock-checksum"  // only the checksum is wrong
 	SuperblockBackup    Class = "superblock-backup"    // a backup has to serve
 	SuperblockField     Class = "superblock-field"     // a value that makes no sense
-	InodeCountWrong     Class = "inode-count-wrong"    // s_inodes_count
 	FSSizeWrong         Class = "fs-size-wrong"        // larger than the device
 	FeaturesConflict    Class = "features-conflict"    // features that exclude or need each other
 	FeaturesUnsupported Class = "features-unsupported" // the check does not know them
 	TimeInFuture        Class = "time-in-future"       // last mount or write
-	ErrorsRecorded      Class = "errors-recorded"      // the filesystem is marked as one with errors
 	UUIDMissing         Class = "uuid-missing"         //
 	ExtraIsizeField     Class = "extra-isize-field"    // s_min_extra_isize, s_want_extra_isize
 	ReservedGDT         Class = "reserved-gdt"         // s_reserved_gdt_blocks without resize_inode
@@ -26,20 +24,18 @@ const (
 	GroupInodeTable     Class = "group-inode-table"    // its place
 	GroupDescChecksum   Class = "group-desc-checksum"  //
 	GroupDescUnreadable Class = "group-desc-unreadable"
-	GroupDescBackup     Class = "group-desc-backup"     // the primary descriptors cannot be used
-	GroupUninit         Class = "group-uninit"          // marked uninitialised without the feature
-	GroupUnusedInodes   Class = "group-unused-inodes"   // bg_itable_unused
-	GroupLastUninit     Class = "group-last-uninit"     // the last group has no block bitmap
-	JournalInode        Class = "journal-inode"         //
-	JournalSuperblock   Class = "journal-superblock"    //
-	JournalFeatures     Class = "journal-features"      //
-	JournalMissing      Class = "journal-missing"       // external, and not at hand
-	JournalFlag         Class = "journal-flag"          // has_journal or needs_recovery do not fit
-	OrphanList          Class = "orphan-list"           //
-	OrphanFile          Class = "orphan-file"           //
-	MMPInvalid          Class = "mmp-invalid"           //
-	QuotaInodeInvalid   Class = "quota-inode-invalid"   //
-	SuperblockUnused    Class = "superblock-free-field" // counts in the superblock that cannot be
+	GroupDescBackup     Class = "group-desc-backup"   // the primary descriptors cannot be used
+	GroupUninit         Class = "group-uninit"        // marked uninitialised without the feature
+	GroupUnusedInodes   Class = "group-unused-inodes" // bg_itable_unused
+	GroupLastUninit     Class = "group-last-uninit"   // the last group has no block bitmap
+	JournalInode        Class = "journal-inode"       //
+	JournalSuperblock   Class = "journal-superblock"  //
+	JournalFeatures     Class = "journal-features"    //
+	JournalMissing      Class = "journal-missing"     // external, and not at hand
+	JournalFlag         Class = "journal-flag"        // has_journal or needs_recovery do not fit
+	OrphanFile          Class = "orphan-file"         //
+	MMPInvalid          Class = "mmp-invalid"         //
+	QuotaInodeInvalid   Class = "quota-inode-invalid" //
 )
 
 // Pass 1: inodes and what they claim.
@@ -51,7 +47,6 @@ const (
 	InUseDtime           Class = "in-use-dtime"
 	ZeroLengthDir        Class = "zero-length-directory"
 	OrphanedInode        Class = "orphaned-inode" // part of a corrupted orphan list
-	InodeGarbage         Class = "inode-garbage"
 	InodeChecksum        Class = "inode-checksum"
 	InodeMagicFlag       Class = "inode-magic-flag"
 	InodeExtraSize       Class = "inode-extra-size"
@@ -61,7 +56,6 @@ const (
 	InodeTimes           Class = "inode-times"
 	DeviceSize           Class = "device-size"  // a device, FIFO or socket with a size
 	DeviceFlags          Class = "device-flags" // immutable or append-only device, FIFO or socket
-	DeviceExtents        Class = "device-extents"
 	LooksLikeDir         Class = "looks-like-directory"
 	JournalInodeUnused   Class = "journal-inode-unused" // not in use, but has data
 	JournalNotRegular    Class = "journal-not-regular"
@@ -83,13 +77,10 @@ const (
 	ExtentIndexStart     Class = "extent-index-start"
 	ExtentBlockChecksum  Class = "extent-block-checksum"
 	ExtentTreeShape      Class = "extent-tree-shape" // deeper than it need be
-	ExtentUnwritten      Class = "extent-unwritten"  // where only written ones may be
 	ExtentUnwrittenDir   Class = "extent-unwritten-directory"
 	PointerIllegal       Class = "pointer-illegal"
 	BlocksIllegal        Class = "blocks-illegal" // e2fsck's summary of an inode
-	BlockIsMetadata      Class = "block-is-metadata"
 	MetadataConflict     Class = "critical-metadata"
-	DirTooBig            Class = "directory-too-big"
 	FileTooBig           Class = "file-too-big"
 	DirBlockOrder        Class = "directory-block-order"
 	ClusterRule          Class = "cluster-rule"
@@ -106,8 +97,6 @@ const (
 	SymlinkInvalid       Class = "symlink-invalid"
 	CasefoldNotDir       Class = "casefold-not-directory"
 	CasefoldFeature      Class = "casefold-feature"
-	EncryptNoXattr       Class = "encrypt-no-xattr"
-	EncryptXattrCorrupt  Class = "encrypt-xattr-corrupt"
 	XattrBlockIllegal    Class = "xattr-block-illegal"
 	XattrBlockMultiple   Class = "xattr-block-multiple" // h_blocks > 1
 	XattrBlockCorrupt    Class = "xattr-block-corrupt"

@@ -98,9 +98,17 @@ const sharedNodes = 1 << 14
 
 // nodeOnce tells whether a node may be followed.
 func (c *checker) nodeOnce(blk uint64) bool {
-	again := false
-	c.nodes.add(blk>>c.geo.ClusterBits, 1, func(_, _ uint64) { again = true })
-	return !again || c.sharedNodes.Add(1) < sharedNodes
+	cluster, again := blk>>c.geo.ClusterBits, false
+	c.nodes.add(cluster, 1, func(_, _ uint64) { again = true })
+	if !c.nodes.covers(cluster) {
+		// Of so many nodes it is not known which are shared, but not how many there can be.
+		return uint64(c.looseNodes.Add(1)) <= c.geo.BlocksCount
+	}
+	if again && c.sharedNodes.Add(1) >= sharedNodes {
+		c.nodesCut.Store(true)
+		return false
+	}
+	return true
 }
 
 // firstBlock is the device block of an inode's block 0, or 0.

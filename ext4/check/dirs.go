@@ -33,8 +33,8 @@ func (t *dirTable) list(c *checker) error {
 	}
 	n := 0
 	each(func(uint32) { n++ })
-	if need := int64(n) * bytesPerDir; need > c.opt.Memory/4 {
-		return fmt.Errorf("%d directories need %d MiB of memory, more than a quarter of what the check may use: allow more",
+	if need := int64(n) * bytesPerDir; need > c.opt.Memory/2-c.inodes.memory.Load() {
+		return fmt.Errorf("%d directories need %d MiB of memory, more than what the inodes leave of half of what the check may use: allow more",
 			n, need>>20)
 	}
 	t.inos = make([]uint32, 0, n)

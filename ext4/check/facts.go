@@ -51,15 +51,22 @@ const large = 255
 
 // largeCounts has the counts that do not fit a byte.
 type largeCounts struct {
-	mu sync.Mutex
-	m  map[uint32]uint32
+	mu     sync.Mutex
+	m      map[uint32]uint32
+	memory *atomic.Int64
 }
+
+// largeBytes is what an entry of the map needs, with the room that the map keeps.
+const largeBytes = 40
 
 func (l *largeCounts) add(ino, n uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.m == nil {
 		l.m = map[uint32]uint32{}
+	}
+	if _, ok := l.m[ino]; !ok {
+		l.memory.Add(largeBytes)
 	}
 	l.m[ino] += n
 }
@@ -72,6 +79,7 @@ func (l *largeCounts) get(ino uint32) uint32 {
 
 func (t *inodeTable) init(g *disk.Geometry) {
 	t.perGroup = g.InodesPerGroup
+	t.links.memory, t.refs.memory = &t.memory, &t.memory
 	t.chunks = make([]atomic.Pointer[pageChunk], (uint64(g.Groups)+pagesPerChunk-1)/pagesPerChunk)
 }
 

@@ -17,6 +17,8 @@ type phrase struct {
 	class check.Class
 }
 
+// Classes that are strings here are e2fsck's alone: the check never finds them.
+
 // phrases are looked through in this order. The texts are regular expressions.
 var phrases = compile([]phrase{
 	// What e2fsck says before it begins.
@@ -25,11 +27,11 @@ var phrases = compile([]phrase{
 	{`.*Superblock checksum does not match superblock while trying`, check.SuperblockChecksum},
 	{`.*Superblock invalid, trying backup blocks`, check.SuperblockCorrupt},
 	{`.*Group descriptors look bad\.\.\. trying backup blocks`, check.GroupDescBackup},
-	{`.*was not cleanly unmounted|.*contains a file system with errors`, check.ErrorsRecorded},
+	{`.*was not cleanly unmounted|.*contains a file system with errors`, "errors-recorded"},
 	{`Corruption found in superblock`, check.SuperblockField},
 	{`The filesystem size \(according to the superblock\)`, check.FSSizeWrong},
 	{`Superblock block_size|Superblock blocks_per_group|Superblock first_data_block`, check.SuperblockField},
-	{`Inode count in superblock is`, check.InodeCountWrong},
+	{`Inode count in superblock is`, "inode-count-wrong"},
 	{`.*unsupported feature\(s\)|.*has unsupported read-only feature|Get a newer version of e2fsck|.*Filesystem has unsupported feature`, check.FeaturesUnsupported},
 	{`.*journal_dev|.*is an external journal`, check.FeaturesUnsupported},
 	{`Superblock 64bit filesystem needs extents|Superblock metadata_csum supersedes|Superblock metadata_csum_seed is not|Resize_inode and meta_bg features`, check.FeaturesConflict},
@@ -56,7 +58,7 @@ var phrases = compile([]phrase{
 	{`Filesystem journal superblock is unknown type`, check.JournalSuperblock},
 	{`Journal inode is not in use`, check.JournalInodeUnused},
 	{`Journal is not regular file`, check.JournalNotRegular},
-	{`Illegal orphaned inode|Illegal inode \d+ in orphaned inode list|Illegal block .* found in orphaned inode|Already cleared block`, check.OrphanList},
+	{`Illegal orphaned inode|Illegal inode \d+ in orphaned inode list|Illegal block .* found in orphaned inode|Already cleared block`, "orphan-list"},
 	{`Orphan file \(inode \d+\) block \d+ is not clean`, check.OrphanFileNotClean},
 	{`Orphan file \(inode|Feature orphan_present|Superblock has orphan file without|Failed to (truncate|initialize) orphan file`, check.OrphanFile},
 	{`Orphan file inode \d+ is not regular`, check.OrphanFileNotRegular},
@@ -77,7 +79,7 @@ var phrases = compile([]phrase{
 	{`Inode \d+ is in use, but has dtime set`, check.InUseDtime},
 	{`Inode \d+ is a zero-length directory`, check.ZeroLengthDir},
 	{`Inode \d+ was part of the orphaned inode list|Inodes that were part of a corrupted orphan`, check.OrphanedInode},
-	{`Inode \d+ seems to contain garbage`, check.InodeGarbage},
+	{`Inode \d+ seems to contain garbage`, "inode-garbage"},
 	{`Inode \d+ passes checks, but checksum does not match inode`, check.InodeChecksum},
 	{`Inode \d+ has imagic flag set`, check.InodeMagicFlag},
 	{`Inode \d+ has a extra size`, check.InodeExtraSize},
@@ -87,7 +89,7 @@ var phrases = compile([]phrase{
 	{`Timestamp\(s\) on inode`, check.InodeTimes},
 	{`Special \(device/socket/fifo\) inode \d+ has non-zero size`, check.DeviceSize},
 	{`Special \(device/socket/fifo/symlink\) file \(inode \d+\) has immutable`, check.DeviceFlags},
-	{`Special \(device/socket/fifo\) file \(inode \d+\) has extents`, check.DeviceExtents},
+	{`Special \(device/socket/fifo\) file \(inode \d+\) has extents`, "device-extents"},
 	{`Inode \d+ is a .* but it looks like it is really a directory`, check.LooksLikeDir},
 	{`Inode \d+ has EXTENTS_FL flag set on filesystem without`, check.ExtentsFlagSet},
 	{`Inode \d+ is in extent format, but superblock is missing`, check.ExtentsFlagFeature},
@@ -103,12 +105,12 @@ var phrases = compile([]phrase{
 	{`Error while reading over extent tree`, check.ExtentNodeInvalid},
 	{`Inode \d+ has an invalid extent$`, check.ExtentBadStart},
 	{`Directory inode \d+ has extent marked uninitialized`, check.ExtentUnwrittenDir},
-	{`Inode \d+ has extent marked uninitialized`, check.ExtentUnwritten},
+	{`Inode \d+ has extent marked uninitialized`, "extent-unwritten"},
 	{`Inode \d+ has illegal block\(s\)|Too many illegal blocks`, check.BlocksIllegal},
 	{`Illegal .*block.* in inode \d+`, check.PointerIllegal},
-	{`.* overlaps filesystem metadata in inode`, check.BlockIsMetadata},
+	{`.* overlaps filesystem metadata in inode`, "block-is-metadata"},
 	{`Inode \d+ block \d+ conflicts with critical metadata`, check.MetadataConflict},
-	{`.* causes directory to be too big`, check.DirTooBig},
+	{`.* causes directory to be too big`, "directory-too-big"},
 	{`.* causes (file|symlink) to be too big|Inode \d+ is too big`, check.FileTooBig},
 	{`Directory inode \d+ block \d+ should be at block`, check.DirBlockOrder},
 	{`Inode \d+ logical block .* violates cluster`, check.ClusterRule},
@@ -126,8 +128,8 @@ var phrases = compile([]phrase{
 	{`Symlink .* \(inode #\d+\) is invalid`, check.SymlinkInvalid},
 	{`Inode \d+ has the casefold flag set but is not`, check.CasefoldNotDir},
 	{`Directory .* has the casefold flag, but`, check.CasefoldFeature},
-	{`Inode \d+ has encrypt flag but no`, check.EncryptNoXattr},
-	{`Encrypted inode \d+ has corrupt`, check.EncryptXattrCorrupt},
+	{`Inode \d+ has encrypt flag but no`, "encrypt-no-xattr"},
+	{`Encrypted inode \d+ has corrupt`, "encrypt-xattr-corrupt"},
 	{`Inode \d+ has a bad extended attribute block|Error reading extended attribute block`, check.XattrBlockIllegal},
 	{`Extended attribute block \d+ has h_blocks`, check.XattrBlockMultiple},
 	{`Extended attribute block \d+ is corrupt`, check.XattrBlockCorrupt},
@@ -139,7 +141,7 @@ var phrases = compile([]phrase{
 	{`Group \d+'s .* (conflicts with|is bad)`, check.GroupTableConflict},
 	{`Running additional passes to resolve blocks|Multiply-claimed block\(s\) in inode`, check.MultiplyClaimed},
 	{`Inode \d+ extent tree .* could be|Inode \d+ extent tree could be`, check.ExtentTreeShape},
-	{`Error reading inode|Error while scanning inodes`, check.InodeTableUnreadable},
+	{`Error reading inode|Error while scanning inodes`, "inode-table-unreadable"},
 
 	// Pass 2.
 	{`Directory inode \d+ has an unallocated`, check.DirHole},
@@ -156,7 +158,7 @@ var phrases = compile([]phrase{
 	{`Invalid inode number for '\.'`, check.DotInode},
 	{`'\.' directory entry in directory inode .* is not NULL`, check.DotTerminator},
 	{`'\.\.' directory entry in directory inode .* is not NULL`, check.DotdotTerminator},
-	{`Directory entry for '\.' in .* is big`, check.DotBig},
+	{`Directory entry for '\.' in .* is big`, "dot-big"},
 	{`Entry '.*' in .* is duplicate '\.' entry`, check.DotDuplicate},
 	{`Entry '.*' in .* is duplicate '\.\.' entry`, check.DotdotDuplicate},
 	{`Entry '.*' in .* has invalid inode #`, check.EntryInode},
@@ -175,8 +177,8 @@ var phrases = compile([]phrase{
 	{`Entry '.*' in .* has rec_len of`, check.DirCorrupt},
 	{`Entry '.*' in .* has a non-unique filename|Duplicate entry|Duplicate filename`, check.EntryDuplicate},
 	{`Encrypted entry '.*' in .* is too short`, check.EntryShort},
-	{`Encrypted entry '.*' in .* references unencrypted`, check.EntryNotEncrypted},
-	{`Encrypted entry '.*' in .* which has a different encryption policy`, check.EntryPolicy},
+	{`Encrypted entry '.*' in .* references unencrypted`, "entry-not-encrypted"},
+	{`Encrypted entry '.*' in .* which has a different encryption policy`, "entry-policy"},
 	{`Problem in HTREE directory inode \d+: root node is invalid`, check.IndexRootInvalid},
 	{`Problem in HTREE directory inode \d+: (root|internal) node fails checksum`, check.IndexChecksum},
 	{`Problem in HTREE directory inode .*: bad block number`, check.IndexBlockNumber},
@@ -190,14 +192,14 @@ var phrases = compile([]phrase{
 	{`Inode \d+ \(.*\) is an illegal`, check.InodeDevice},
 	{`i_(faddr|frag|fsize|blocks_hi|size_high|file_acl_hi)\S* for inode`, check.InodeFieldNonzero},
 	{`i_file_acl(_hi)? for inode|Extended attribute block for inode .* is invalid`, check.InodeXattrBlock},
-	{`Filesystem has large directories, but lacks`, check.LargeDirFeature},
-	{`Filesystem contains large files, but lacks`, check.LargeFileFeature},
+	{`Filesystem has large directories, but lacks`, "large-dir-feature"},
+	{`Filesystem contains large files, but lacks`, "large-file-feature"},
 
 	// Pass 3.
 	{`Unconnected directory inode`, check.DirUnconnected},
 	{`Recursively looped directory`, check.DirLoop},
 	{`'\.\.' in .* is .*, should be`, check.DotdotWrong},
-	{`/lost\+found (not found|is not a directory|has inline|is encrypted)|Bad or non-existent /lost\+found`, check.LostFoundNotDir},
+	{`/lost\+found (not found|is not a directory|has inline|is encrypted)|Bad or non-existent /lost\+found`, "lost-found"},
 
 	// Pass 4.
 	{`Unattached zero-length inode`, check.InodeUnattachedEmpty},

@@ -17,10 +17,10 @@ func (c *checker) pass0() error {
 		g := &c.geo
 		c.rep.Inodes, c.rep.Blocks = uint64(g.InodesCount), g.BlocksCount
 		c.inodes.init(g)
-		c.claims = newBlockSet(g, c.opt.Memory/2)
-		c.claimedTwice = newBlockSet(g, c.opt.Memory/16)
+		c.claims = newBlockSet(g, c.opt.Memory/4)
+		c.claimedTwice = newBlockSet(g, c.opt.Memory/32)
 		c.nodes = newBlockSet(g, c.opt.Memory/16)
-		c.meta = newBlockSet(g, c.opt.Memory/8)
+		c.meta = newBlockSet(g, c.opt.Memory/16)
 		later := &batch{c: c, limit: c.opt.Findings}
 		if err := c.descPlaces(b, later); err != nil {
 			return err

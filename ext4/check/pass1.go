@@ -38,6 +38,9 @@ func (c *checker) pass1() error {
 	if err := c.serial(c.checkXattrRefs); err != nil {
 		return err
 	}
+	if !c.meta.whole() {
+		c.warn("the filesystem's own blocks do not fit the memory allowed: of what claims those of the highest groups it is only told that they are claimed twice")
+	}
 	return c.pass1b()
 }
 
@@ -158,13 +161,22 @@ func (c *checker) claimMeta(start, n uint64, again func(start, n uint64)) {
 	c.claims.add(first, last-first+1, nil)
 }
 
+// resetNodes begins to count how often nodes are followed anew.
+func (c *checker) resetNodes() {
+	c.nodes.reset(0, uint64(c.geo.Groups))
+	c.sharedNodes.Store(0)
+	c.looseNodes.Store(0)
+}
+
 // pass1b finds out which inodes claim what is claimed more than once.
 func (c *checker) pass1b() error {
 	if c.claimedTwice.memory.Load() == 0 {
 		return nil
 	}
-	c.nodes.reset(0, uint64(c.geo.Groups))
-	c.sharedNodes.Store(0)
+	if !c.claimedTwice.whole() {
+		c.warn("so many blocks are claimed by several inodes that only those of the lowest groups are told of")
+	}
+	c.resetNodes()
 	return c.parallel(uint64(c.geo.Groups), "groups", func(unit uint64, b *batch) error {
 		return c.eachInode(uint32(unit), func(in *inode) error {
 			if !c.inodes.fact(in.ino).used() {

@@ -56,6 +56,9 @@ func (c *checker) eachDir(fn func(*dirScan) error) error {
 				s.reset(in, f)
 				err = fn(s)
 			}
+			if err == nil && c.inodes.memory.Load() > c.opt.Memory/2 {
+				err = errMemory // of links that do not fit a byte
+			}
 			return err == nil
 		})
 		return err

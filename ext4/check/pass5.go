@@ -150,6 +150,12 @@ func (c *checker) blockBitmaps() error {
 			if err := c.claimAgain(from); err != nil {
 				return err
 			}
+			// What is claimed twice there was not known in pass 1.
+			c.pass = 1
+			err := c.pass1b()
+			if c.pass = 5; err != nil {
+				return err
+			}
 		}
 		_, to := c.claims.window()
 		if to <= from {
@@ -181,14 +187,31 @@ func (c *checker) claimAgain(from uint64) error {
 	if err := c.claimMetadata(&batch{c: c}); err != nil {
 		return err
 	}
-	c.nodes.reset(0, uint64(c.geo.Groups))
-	c.sharedNodes.Store(0)
+	c.resetNodes()
+	c.claimedTwice.reset(from, uint64(c.geo.Groups))
+	attributes := newBlockSet(&c.geo, c.opt.Memory/32) // blocks that several inodes may have
+	attributes.reset(from, uint64(c.geo.Groups))
 	return c.parallel(uint64(c.geo.Groups), "groups", func(unit uint64, _ *batch) error {
 		return c.eachInode(uint32(unit), func(in *inode) error {
 			if !c.inodes.fact(in.ino).used() {
 				return nil
 			}
-			return c.eachClaim(in, nil, func(start, n uint64) { c.claims.add(start, n, nil) })
+			twice := func(start, n uint64) { c.claimedTwice.add(start, n, nil) }
+			if in.ino == disk.InoResize || in.ino == disk.InoBadBlocks {
+				twice = nil
+			}
+			acl := in.FileACL != 0 && c.xattrPlace(in)
+			return c.eachClaim(in, nil, func(start, n uint64) {
+				if acl { // the first one that it tells
+					acl = false
+					shared := false
+					attributes.add(start, n, func(_, _ uint64) { shared = true })
+					if shared || !attributes.covers(start) {
+						return
+					}
+				}
+				c.claims.add(start, n, twice)
+			})
 		})
 	})
 }
