@@ -125,7 +125,7 @@ func (x *examination) special() bool {
 	default:
 		for i, q := range c.quotaInos() {
 			fixed := [3]uint32{disk.InoUserQuota, disk.InoGrpQuota, 0}[i]
-			if ino == q && ino != 0 || ino == fixed {
+			if ino == q && ino != 0 && sb.ROCompat&disk.ROCompatQuota != 0 || ino == fixed {
 				role(sb.ROCompat&disk.ROCompatQuota != 0 && ino == q, "the "+quotaNames[i]+" quota", QuotaNotRegular, QuotaInodeUnused)
 			}
 		}

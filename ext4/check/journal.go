@@ -68,7 +68,7 @@ func (c *checker) journal(b *batch) error {
 	j, err := journal.Load(log, o)
 	if !recover {
 		if _, err := log.ReadAt(start[:], int64(o.Superblock)*int64(o.BlockSize)+0x1C); err == nil && start != [4]byte{} {
-			b.fs(JournalFlag, "the superblock's needs_recovery flag is clear, but the journal has data")
+			b.minor(JournalFlag, "the superblock's needs_recovery flag is clear, but the journal has data")
 		}
 	}
 	if err == nil && !external && c.sb.JournalUUID == [16]byte{} && j.Superblock.Users > 1 {

@@ -285,7 +285,7 @@ func (c *checker) resizeMap(blk uint64) (bool, error) {
 	}
 	first := disk.SuperblockOffset>>g.BlockBits + 1 + uint64(g.DescBlocks)
 	ind := make([]byte, g.BlockSize)
-	for i := range min(uint64(c.sb.ReservedGDT), uint64(g.BlockSize/16)) { // as far as e2fsck looks
+	for i := range uint64(c.sb.ReservedGDT / 4) { // as far as e2fsck looks
 		slot := (uint64(g.DescBlocks) + i) % uint64(g.BlockSize/4)
 		if uint64(le32(dind[4*slot:])) != first+i {
 			return false, nil

@@ -44,7 +44,7 @@ func (x *examination) xattrs() error {
 		} else {
 			n, inodes := c.valueBlocks(a)
 			x.blocks, x.valueInodes = x.blocks+n, x.valueInodes+inodes
-			if err := x.values(a, true); err != nil {
+			if err := x.values(a, false, true); err != nil {
 				return err
 			}
 		}
@@ -110,7 +110,7 @@ func (x *examination) xattrBlock() error {
 	case c.sums.Metadata && c.sums.XattrBlock(blk, b) != h.Checksum:
 		x.b.block(XattrBlockChecksum, in.ino, blk, "attribute block %d of inode %d passes checks, but its checksum does not match", blk, in.ino)
 	}
-	err := x.values(a, first)
+	err := x.values(a, true, first)
 	if x.b.total == before {
 		t.mu.Lock()
 		if r := t.blocks[blk]; r != nil {
@@ -184,12 +184,13 @@ func (c *checker) valueBlocks(a xattr.Area) (n, inodes uint64) {
 	return n, inodes
 }
 
-// values examines values that are in inodes of their own.
-func (x *examination) values(a xattr.Area, count bool) (err error) {
+// values examines the hashes of values, and those that are in inodes of their own.
+// block says that they are of an attribute block, count that they are to be counted.
+func (x *examination) values(a xattr.Area, block, count bool) (err error) {
 	c, in := x.c, x.in
 	a.Each(func(at xattr.Attr) bool {
 		if at.Ino == 0 {
-			if at.Hash != 0 && !xattr.HashFits(&at) {
+			if (block || at.Hash != 0) && !xattr.HashFits(&at) {
 				x.found(InodeXattrCorrupt, "an attribute in inode %d has a hash (%d) which is invalid", in.ino, at.Hash)
 			}
 			return true
