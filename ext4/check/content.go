@@ -52,6 +52,12 @@ func (x *examination) content() error {
 	return nil
 }
 
+// ownsNode tells whether a node of the inode's map belongs to it. Of the resize inode
+// it is the first one, the others are blocks kept for descriptors.
+func (in *inode) ownsNode(blk uint64) bool {
+	return in.ino != disk.InoResize || blk == uint64(le32(in.Block[52:]))
+}
+
 // eachClaim calls fn for the clusters that the map and the attribute block of an
 // inode claim.
 func (c *checker) eachClaim(in *inode, problem mapProblem, fn func(start, n uint64)) error {
@@ -65,7 +71,9 @@ func (c *checker) eachClaim(in *inode, problem mapProblem, fn func(start, n uint
 	var cl clusters
 	return c.walkMap(in, problem, func(m mapping) bool {
 		if m.node {
-			fn(m.start>>bits, 1)
+			if in.ownsNode(m.start) {
+				fn(m.start>>bits, 1)
+			}
 			return !c.meta.has(m.start>>bits, 1) && c.nodeOnce(m.start)
 		}
 		if start, n := cl.next(m, bits); n > 0 {
@@ -162,7 +170,9 @@ func (x *examination) blockMap() error {
 				x.fact |= factNoBlocks
 				return false
 			}
-			claim(m.start>>bits, 1)
+			if in.ownsNode(m.start) {
+				claim(m.start>>bits, 1)
+			}
 			x.blocks += 1 << bits
 			return c.nodeOnce(m.start)
 		}

@@ -291,7 +291,7 @@ func (x *examination) looksLikeDir() error {
 		}
 	} else {
 		if t := in.Type(); t == disk.ModeChar || t == disk.ModeBlock || t == disk.ModeFifo || t == disk.ModeSocket {
-			if isZero(in.Block[16:]) {
+			if in.Links == 1 && isZero(in.Block[16:]) {
 				return nil
 			}
 		}

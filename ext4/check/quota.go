@@ -123,7 +123,7 @@ type quotaTree struct {
 	c       *checker
 	f       *file
 	blocks  uint32           // of the file
-	seen    map[uint64]bool  // that were read, and at which level
+	seen    map[uint32]int   // that were read, and at which level
 	left    map[uint32]usage // what no record was found for
 	problem string           // that has the lowest number
 	at      uint64
@@ -152,7 +152,7 @@ func (t *quotaTree) compare(magic uint32) error {
 		t.wrong(fmt.Sprintf("the file says that it has %d blocks, %d and %d of them free", t.blocks, free, entry), notAnID)
 		return nil
 	}
-	t.seen = map[uint64]bool{}
+	t.seen = map[uint32]int{}
 	return t.branch(1, quotaTreeLevels)
 }
 
@@ -172,9 +172,13 @@ func (t *quotaTree) block(b []byte, blk uint32) (ok bool, err error) {
 // branch goes through a block of references with so many levels below it, or through
 // one of records. Several references may lead to the same one.
 func (t *quotaTree) branch(blk uint32, levels int) error {
-	if key := uint64(levels)<<32 | uint64(blk); t.seen[key] {
+	if level, ok := t.seen[blk]; ok {
+		if level != levels {
+			t.wrong(fmt.Sprintf("block %d is at two levels of the tree", blk), notAnID)
+		}
 		return nil
-	} else if t.seen[key] = true; len(t.seen) > quotaBlocks {
+	}
+	if t.seen[blk] = levels; len(t.seen) > quotaBlocks {
 		t.wrong("there are too many records", notAnID)
 		return nil
 	}
