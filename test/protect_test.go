@@ -43,6 +43,10 @@ func TestErrorsOption(t *testing.T) {
 			if r := runMount(t, "--log", log, "-o", "errors="+policy, path, m); r.status != 0 {
 				t.Fatal(r.stderr)
 			}
+			if err := syncFile(m); err != nil {
+				t.Fatal(err)
+			}
+			// By now there is nothing that could be lost, and umount does not complain.
 			_, err := os.ReadDir(filepath.Join(m, "bad"))
 			after := os.WriteFile(filepath.Join(m, "after"), nil, 0o600)
 			if policy == "panic" {
