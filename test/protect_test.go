@@ -53,9 +53,10 @@ func TestErrorsOption(t *testing.T) {
 				eventually(t, "the end of the server", func() bool {
 					return errors.Is(os.WriteFile(filepath.Join(m, "again"), nil, 0o600), unix.ENOTCONN)
 				})
-				if text, _ := os.ReadFile(log); !strings.Contains(string(text), "errors=panic") {
-					t.Errorf("log: %s", text)
-				}
+				eventually(t, "the reason in the log", func() bool {
+					text, _ := os.ReadFile(log)
+					return strings.Contains(string(text), "errors=panic")
+				})
 			} else {
 				if !errors.Is(err, unix.EUCLEAN) {
 					t.Errorf("reading the damaged directory: %v", err)
