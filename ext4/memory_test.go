@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"ext4box/ext4"
+	"ext4box/ext4/internal/disk"
+	"ext4box/ext4/internal/disktest"
 	"ext4box/internal/e2test"
 )
 
@@ -100,4 +102,45 @@ func TestMemoryUnnamed(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestMemoryRevokes recovers a log of millions of records that revoke, each another block,
+// and of one block: what is kept of them is bounded by the blocks.
+func TestMemoryRevokes(t *testing.T) {
+	const blocks, perBlock, limit = 3000, (4096 - 16) / 4, 8 << 20
+	e := newEvil(t, 4096, 1<<24)
+	at := e.next
+	e.block(e.journaled(blocks+4, 1)) // with records that revoke
+	e.block(be(journalMagic, 1, 1, 1<<23, 8|2))
+	e.block(make([]byte, 4096))
+	for i := range uint32(blocks) {
+		b := be(journalMagic, 5, 1, 4096)
+		for j := range uint32(perBlock) {
+			b = append(b, be(1<<22+i*perBlock+j)...)
+		}
+		e.block(b)
+	}
+	e.block(be(journalMagic, 2, 1))
+	e.inode(8, disk.ModeReg|0o600, 1, (blocks+4)*4096, disk.FlagExtents, disktest.ExtentNode(60, 0, disktest.Written(0, blocks+4, at)))
+	dev := e.device()
+	before := liveHeap()
+	var m0, m1 runtime.MemStats
+	runtime.ReadMemStats(&m0)
+	fs, err := ext4.Open(dev, ext4.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&m1)
+	allocated, kept := int64(m1.TotalAlloc-m0.TotalAlloc), liveHeap()-before
+	t.Logf("%d records: %d KiB allocated, %d kept", blocks*perBlock, allocated>>10, kept>>10)
+	if allocated > limit || kept > limit {
+		t.Errorf("%d records: %d bytes allocated, %d kept", blocks*perBlock, allocated, kept)
+	}
+	if n := fs.Recovery().Blocks; n != 1 {
+		t.Errorf("%d blocks recovered", n)
+	}
+	if err := fs.Close(); err != nil {
+		t.Error(err)
+	}
+	runtime.KeepAlive(dev)
 }
