@@ -24,6 +24,9 @@ func liveHeap() int64 {
 
 // TestMemoryHeld: what an inode that the kernel holds costs is what the documentation says.
 func TestMemoryHeld(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measured without the race detector")
+	}
 	const many, perInode = 1 << 20, 32
 	fs := openRW(t, e2test.Image(t, 16*mib, "-t", "ext4"))
 	before := liveHeap()
@@ -43,6 +46,9 @@ func TestMemoryHeld(t *testing.T) {
 
 // TestMemoryBudget reads and makes more than fits into a small budget: caches stay within it.
 func TestMemoryBudget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measured without the race detector")
+	}
 	const budget, files = 8 << 20, 20000
 	fs := openRWWith(t, e2test.Image(t, 64*mib, "-t", "ext4", "-N", "30000"), ext4.Options{Memory: budget})
 	before := liveHeap()
@@ -72,6 +78,9 @@ func TestMemoryBudget(t *testing.T) {
 // TestMemoryUnnamed: what an open file without a name costs, beyond its place among those
 // that are held, is what the documentation says.
 func TestMemoryUnnamed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measured without the race detector")
+	}
 	const many, perInode = 50000, 32 + 150
 	for _, features := range []string{"^orphan_file", "orphan_file"} {
 		fs := openRWWith(t, e2test.Image(t, 64*mib, "-t", "ext4", "-N", "60000", "-O", features), ext4.Options{Memory: 8 << 20})
