@@ -62,7 +62,10 @@ type Report struct {
 	Inodes, InodesUsed uint64
 	Blocks, BlocksUsed uint64
 	Dirs               uint64
-	Passes             int // that were completed, 6 unless the check stopped at damage
+	// Scans is how often the inodes were read for the blocks that they claim: more than once
+	// where the claims do not fit the memory.
+	Scans  int
+	Passes int // that were completed, 6 unless the check stopped at damage
 }
 
 // Clean tells whether nothing was found, or only what is minor.

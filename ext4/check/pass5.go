@@ -145,8 +145,10 @@ func (c *checker) bitmapChecksums(unit uint64, b *batch) error {
 func (c *checker) blockBitmaps() error {
 	g := &c.geo
 	free := uint64(0)
+	c.rep.Scans = 1
 	for from := uint64(0); from < uint64(g.Groups); {
 		if from > 0 {
+			c.rep.Scans++
 			if err := c.claimAgain(from); err != nil {
 				return err
 			}
