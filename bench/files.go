@@ -50,7 +50,9 @@ func fileJobs() []job {
 			if err := os.Mkdir(sub, 0o755); err != nil {
 				return err
 			}
-			return each(e.scale(1000), func(i int) error { return os.WriteFile(filepath.Join(sub, fmt.Sprint("file-", i)), make([]byte, 4096), 0o644) })
+			return each(e.scale(1000), func(i int) error {
+				return os.WriteFile(filepath.Join(sub, fmt.Sprint("file-", i)), make([]byte, 4096), 0o644)
+			})
 		})
 	}})
 }
