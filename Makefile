@@ -11,6 +11,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 BENCHTIME   ?= 1s
+BENCHFLAGS  ?=
 DIFFERENTIAL_OPS  ?= 20000
 DIFFERENTIAL_SEED ?= 1000
 CRASHPOINTS ?= 2000
@@ -28,7 +29,7 @@ RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash differential hostile check-mutants fsx stress links soak bench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash differential hostile check-mutants fsx stress links soak bench microbench install uninstall clean
 
 all: build
 
@@ -92,9 +93,14 @@ differential:
 	DIFFERENTIAL_OPS='$(DIFFERENTIAL_OPS)' DIFFERENTIAL_SEED='$(DIFFERENTIAL_SEED)' \
 		$(GO) test ./test -run TestDifferential -count 1 -timeout 0 -v
 
-bench: build
+# Jobs on ext4box, the kernel's ext4 and fuse2fs, side by side; takes root. BENCHFLAGS
+# are those of the program in bench: --quick, --jobs REGEXP, --unboxed for what the box costs.
+bench: setup build
+	$(GO) run ./bench $(BENCHFLAGS)
+
+# Benchmarks of single packages.
+microbench:
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime '$(BENCHTIME)' ./...
-	scripts/box-overhead.sh bin/ext4box
 
 install: build
 	install -D -m 755 bin/ext4box '$(DESTDIR)$(PREFIX)/bin/ext4box'

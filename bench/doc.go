@@ -1,7 +1,7 @@
 // Command bench measures ext4box against the kernel's ext4, and fuse2fs where it is
 // installed, job by job, in one run on one machine.
 //
-//	go run ./bench [--quick] [--jobs REGEXP] [--rounds N] [--json FILE] [--dir DIR]
+//	go run ./bench [--quick] [--jobs REGEXP] [--rounds N] [--unboxed] [--json FILE] [--dir DIR]
 //
 // Each file system has an image of its own, made alike, in files beside each other. A job
 // is prepared once on each and then run in rounds, in each of which the file systems take

@@ -79,6 +79,7 @@ func nameJobs(suffix string, n, dirs int) []job {
 	creating.before = nil
 	creating.run = func(e *env, dir string) (float64, error) { return 0, make(e, dir) }
 	stating := j("stat", warm, 0.9, 1)
+	stating.before = func(e *env, dir string) error { return errors.Join(make(e, dir), warmUp(e, dir)) }
 	stating.run = run(func(name string) error { _, err := os.Lstat(name); return err })
 	renaming := j("rename", names, 0.4, 0.7)
 	renaming.run = run(func(name string) error { return os.Rename(name, name+".new") })

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -17,6 +18,7 @@ const (
 	nameKernel  = "kernel"
 	nameBox     = "ext4box"
 	nameFuse2fs = "fuse2fs"
+	nameUnboxed = "unboxed" // ext4box with --sandbox=off
 )
 
 func main() {
@@ -28,7 +30,7 @@ func main() {
 	flag.StringVar(&b.binary, "ext4box", "bin/ext4box", "the program to measure")
 	flag.StringVar(&b.options, "o", "", "mount options for it")
 	flag.StringVar(&b.sandbox, "sandbox", "", "its --sandbox")
-	flag.BoolVar(&b.again, "self", false, "instead of fuse2fs, measure ext4box without its box")
+	flag.BoolVar(&b.unboxed, "unboxed", false, "instead of fuse2fs, measure ext4box without its box")
 	pattern := flag.String("jobs", "", "only the jobs whose names match this regular expression")
 	list := flag.Bool("list", false, "list the jobs, and do nothing")
 	flag.Parse()
@@ -56,7 +58,7 @@ type bench struct {
 	binary  string
 	options string
 	sandbox string
-	again   bool
+	unboxed bool
 	pattern *regexp.Regexp
 
 	systems []*system
@@ -132,20 +134,13 @@ func (e *env) collect(work string) error {
 	if err != nil {
 		return err
 	}
-	e.tree = filepath.Join(filepath.Clean(trim(root)), "src")
+	e.tree = filepath.Join(strings.TrimSpace(root), "src")
 	if e.quick {
 		e.tree = filepath.Join(e.tree, "internal")
 	}
 	e.tar = filepath.Join(work, "tree.tar")
 	_, err = output("tar", "cf", e.tar, "-C", e.tree, ".")
 	return err
-}
-
-func trim(s string) string {
-	for len(s) > 0 && s[len(s)-1] == '\n' {
-		s = s[:len(s)-1]
-	}
-	return s
 }
 
 // add makes the images, and mounts them.
@@ -161,8 +156,8 @@ func (b *bench) add(work string) error {
 		{name: nameKernel, driver: kernelDriver{}},
 		{name: nameBox, driver: &boxDriver{b.binary, options}},
 	}
-	if b.again {
-		drivers = append(drivers, &system{name: "unboxed", driver: &boxDriver{b.binary, []string{"--sandbox=off"}}})
+	if b.unboxed {
+		drivers = append(drivers, &system{name: nameUnboxed, driver: &boxDriver{b.binary, []string{"--sandbox=off"}}})
 	} else if _, err := exec.LookPath("fuse2fs"); err == nil {
 		drivers = append(drivers, &system{name: nameFuse2fs, driver: fuse2fsDriver{}})
 	}

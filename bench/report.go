@@ -62,6 +62,15 @@ func (o *outcome) verdict() string {
 	return "BELOW"
 }
 
+// box is what is left of the speed with the box.
+func (o *outcome) box() string {
+	with, without := o.of(nameBox), o.of(nameUnboxed)
+	if with == nil || without == nil || without.Median == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.3f", with.Median/without.Median)
+}
+
 // table prints outcomes for people.
 func table(w io.Writer, outcomes []outcome, systems []*system) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -69,7 +78,7 @@ func table(w io.Writer, outcomes []outcome, systems []*system) {
 	for _, s := range systems {
 		fmt.Fprintf(t, "%s\t±%%\t", s.name)
 	}
-	fmt.Fprintln(t, "ratio\tmust\taim\t\tserver CPU s\t")
+	fmt.Fprintln(t, "ratio\tmust\taim\t\tserver CPU s\tboxed/unboxed\t")
 	for _, o := range outcomes {
 		fmt.Fprintf(t, "%s\t", o.Job)
 		for _, s := range systems {
@@ -87,7 +96,7 @@ func table(w io.Writer, outcomes []outcome, systems []*system) {
 		if r := o.of(nameBox); r != nil {
 			ratio, cpu = r.Ratio, r.CPU
 		}
-		fmt.Fprintf(t, "%.2f\t%.2f\t%.2f\t%s\t%.2f\t\n", ratio, o.Must, o.Aim, o.verdict(), cpu.Seconds())
+		fmt.Fprintf(t, "%.2f\t%.2f\t%.2f\t%s\t%.2f\t%s\t\n", ratio, o.Must, o.Aim, o.verdict(), cpu.Seconds(), o.box())
 	}
 	t.Flush()
 }
