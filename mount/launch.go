@@ -191,6 +191,7 @@ func (l *launcher) run() error {
 	if err := l.tryRoot(); err != nil {
 		return err
 	}
+	l.loosen()
 	err = l.ctl.send(message{Step: stepConfirmed})
 	// Whoever saw the mount may have taken it off again by now.
 	gone := errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)

@@ -115,3 +115,31 @@ func TestKeeperStoppedServer(t *testing.T) {
 	}
 	eventually(t, "the image to be free", func() bool { return unlocked(t, b.image) })
 }
+
+// TestKeeperLimits: what the kernel may do for root's mount is not what it begins with, also where the
+// mount has the name of a device.
+func TestKeeperLimits(t *testing.T) {
+	for _, name := range []string{"fuse", "fuseblk"} {
+		t.Run(name, func(t *testing.T) {
+			source, suffix := smallImage(t, t.TempDir(), "limits").Path, ""
+			if name == "fuseblk" {
+				source, suffix = attach(t, source), "-fuseblk"
+			}
+			dir := mountRW(t, source)
+			if os.Getuid() != 0 {
+				t.Skip("only root can set them")
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(dir, &st); err != nil {
+				t.Fatal(err)
+			}
+			bdi := fmt.Sprintf("/sys/class/bdi/%d:%d%s", unix.Major(st.Dev), unix.Minor(st.Dev), suffix)
+			for name, want := range map[string]string{"read_ahead_kb": "2048", "max_ratio": "100", "strict_limit": "0"} {
+				got, err := os.ReadFile(filepath.Join(bdi, name))
+				if err != nil || strings.TrimSpace(string(got)) != want {
+					t.Errorf("%s/%s: %q, want %s; %v", bdi, name, got, want, err)
+				}
+			}
+		})
+	}
+}

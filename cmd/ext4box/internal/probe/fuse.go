@@ -241,6 +241,16 @@ func (k kernelFUSE) feature(name string, flag uint64, since, advice string) Chec
 	}
 }
 
+// mountLimits tells whether mounts can be given more than the kernel gives a server at first.
+func mountLimits() Check {
+	const name = "mount-limits"
+	if err := mount.MayLoosen(); err != nil {
+		return no(name, fmt.Sprintf("how far the kernel reads ahead and how much it keeps to be written cannot be set: %v", err),
+			"mount as root, with /sys, for faster streams")
+	}
+	return yes(name, "reading ahead and dirty pages can be set")
+}
+
 const enableUring = "/sys/module/fuse/parameters/enable_uring"
 
 func (k kernelFUSE) overUring() Check {

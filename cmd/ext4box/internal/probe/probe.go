@@ -42,6 +42,7 @@ func All(o Options) []Check {
 		service(),
 		fuse.version(),
 		fuse.feature("passthrough", flagPassthrough, "Linux 6.9", ""),
+		mountLimits(),
 		ioUring(),
 		fuse.overUring(),
 		iomap(kernel),
