@@ -104,6 +104,9 @@ func NewDevice(f *os.File, o DeviceOptions) *Device {
 	return d
 }
 
+// Threads is how many threads can be in system calls at once, reading requests or handling them.
+func (d *Device) Threads() int { return d.readers }
+
 // SetSyncInit makes mount(2), or fsconfig(2), wait for INIT and fail if that fails. It must be called
 // before mounting, and Serve must be running while mounting. ENOTTY means that the kernel is older
 // than 7.45 and nothing has changed.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -157,6 +158,9 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	}
 	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{Spare: c.Spare, Sealed: true})
 	defer transport.Close()
+	// A thread that waits for the device keeps its processor of the runtime until somebody notices, which is
+	// late and costs more than the wait, so each has one.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + transport.Threads())
 	session, err := fuse.NewSession(srv, transport, fuse.Options{
 		Params: params, KernelMaxPages: s.request.MaxPages, Logger: log, Trace: s.request.Options.Debug,
 	})
