@@ -102,6 +102,17 @@ func (fs *FS) OpenForWriting(ino Ino, appending bool) (sync bool, err error) {
 	return in.Flags&disk.FlagSync != 0, nil
 }
 
+// Protection tells what protects an inode from being written to, for those who ask at each write: its
+// flags, and its size, below which nothing may change where the flag is to append.
+func (fs *FS) Protection(ino Ino) (flags uint32, size int64, err error) {
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer in.runlock()
+	return uint32(in.Flags), int64(in.size), nil
+}
+
 // SyncFlagged is Fsync of an inode whose flags ask for that: S, and D of a
 // directory. files and dirs say that all inodes of that kind count as flagged.
 func (fs *FS) SyncFlagged(ino Ino, files, dirs bool) error {

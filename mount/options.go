@@ -30,6 +30,7 @@ type Options struct {
 	BlkDev     string // "auto", "on" or "off": whether the kernel is to hold a device; empty: auto
 	Iomap      string // IomapAuto, IomapOn or IomapOff: whether the kernel is to move file data itself; empty: auto
 	IomapMinor uint32 // the version 7.N of FUSE that is to be taken for one with fuse-iomap as it is known; 0: none
+	Opens      string // OpensKernel or OpensServer: who decides which files may be opened; empty: the kernel alone
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's
 	Debug      bool   // log more
 
@@ -69,6 +70,12 @@ type Ext4Options struct {
 
 	UserQuota, GroupQuota, ProjectQuota bool // limits are enforced
 }
+
+// The values of the option opens.
+const (
+	OpensKernel = "kernel" // it opens files by itself
+	OpensServer = "server" // it asks the server each time
+)
 
 // Default are the options of a mount that was given none: nosuid and nodev, for
 // an image is as trustworthy as whoever wrote it.

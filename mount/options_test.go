@@ -31,6 +31,8 @@ func TestParseOptions(t *testing.T) {
 		{`fsname="a,b=c",ro`, Options{Flags: safe | unix.MS_RDONLY, FSName: "a,b=c"}},
 		{"max_read=131072", Options{Flags: safe, MaxRead: 131072}},
 		{"iomap=on", Options{Flags: safe, Iomap: IomapOn}},
+		{"opens=server", Options{Flags: safe, Opens: OpensServer}},
+		{"opens=server,opens=kernel", Options{Flags: safe, Opens: OpensKernel}},
 		{"iomap=on,iomap=auto", Options{Flags: safe, Iomap: IomapAuto}},
 		{"iomap_minor=100", Options{Flags: safe, IomapMinor: 100}},
 		{"iomap=off", Options{Flags: safe, Iomap: IomapOff}},

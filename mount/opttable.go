@@ -133,6 +133,10 @@ var options = map[string]option{
 		o.Iomap = v
 		return nil
 	}},
+	"opens": {arg: required, values: []string{OpensKernel, OpensServer}, apply: func(o *Options, v string) error {
+		o.Opens = v
+		return nil
+	}},
 	"iomap_minor": {arg: required, apply: func(o *Options, v string) error {
 		n, err := strconv.ParseUint(v, 10, 32)
 		if err != nil || n <= fuse.IomapMinor {

@@ -43,7 +43,7 @@ func (s *Server) tellGrown(session *fuse.Session) {
 	g.nodes = nil
 	g.mu.Unlock()
 	for nodeid := range nodes {
-		if !s.writers.any(ext4.Ino(nodeid)) {
+		if !s.mayBeDirty(ext4.Ino(nodeid)) {
 			continue
 		}
 		if session.NotifyInvalInode(nodeid, -1, 0) != nil {

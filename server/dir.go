@@ -87,6 +87,7 @@ func (s *Server) describe(ino ext4.Ino, out *fuse.EntryOut) error {
 
 // Forget takes lookups back. The last one of an inode without a name deletes it.
 func (s *Server) Forget(nodeid, nlookup uint64) {
+	s.protection.forgotten(nodeid)
 	if err := s.fs.Unhold(s.inode(nodeid), nlookup); err != nil {
 		s.log.Error("delete an inode", "nodeid", nodeid, "error", err)
 	}

@@ -5,9 +5,9 @@
 // inode numbers, except that the root directory, inode 2, has nodeid 1 unless the
 // mount says otherwise. It holds
 // no table of files or handles: everything a request needs is on the disk or in
-// the request. (What it counts, who has a file open for writing, only tells when
-// the kernel may have something to write back.) So OPENDIR, and OPEN of what is
-// read-only, are answered with ENOSYS and never come again, and an NFS handle of
+// the request. So OPENDIR and OPEN are answered with ENOSYS and never come again, unless the mount wants
+// to be asked ([Options.AskOpen]; what is counted then, who has a file open for writing, only tells
+// when the kernel may have something to write back), and an NFS handle of
 // inode number and generation is good as long as the inode is.
 //
 // The image belongs to this server alone, so the kernel may keep whatever it
@@ -22,7 +22,7 @@
 // [Server.DataPath] tells. The second way has a half of the server of its own, the
 // type outside in the files iomap*.go, to which those operations go that are not the
 // same: a kernel that moves data also keeps the times, the mode and the ACLs of files,
-// and knows their flags, so OPEN has nothing to find out any more. Only of the root
+// and knows their flags, so nothing is to be found out when they are opened. Only of the root
 // directory it knows nothing.
 //
 // # Trust
@@ -31,7 +31,7 @@
 // asks, by the owners and modes that it is shown, which may be others than those of the
 // image ([Owners]), except for what it cannot know: reserved inodes are refused here, and
 // trusted attributes are listed for root only; files that are immutable or only
-// grow are refused to writers, and ioctls that concern the whole filesystem to
+// grow are refused to writers, when they are opened or what is written arrives, and ioctls that concern the whole filesystem to
 // all but root and who mounted it. Lengths and offsets come from unprivileged
 // callers.
 //

@@ -144,11 +144,15 @@ func (s *Server) changeFlags(r *fuse.Request, a ext4.Attr) syscall.Errno {
 			return errno
 		}
 	}
-	if err := s.fs.SetAttr(s.inode(r.NodeID), a); err != nil {
+	ino := s.inode(r.NodeID)
+	if s.outside.Load() == nil && s.mayBeDirty(ino) && s.protects(ino, *a.Flags) && !s.writers.flush(r) {
+		return syscall.EBUSY
+	}
+	if err := s.fs.SetAttr(ino, a); err != nil {
 		return s.errno(r, err)
 	}
 	s.stale(r)
-	return s.durable(r, s.inode(r.NodeID))
+	return s.durable(r, ino)
 }
 
 // stale has the kernel ask again for the attributes of an inode, which an ioctl

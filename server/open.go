@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open answers only where something can be written: a file that is immutable, or
-// can only be appended to, must be refused when it is opened. The kernel's side of
-// FUSE does not know such files, and would take data into its cache that can never
-// be written back. What is read-only needs no OPEN, and so no RELEASE, nor does what
-// the kernel knows the flags of.
+// Open says, unless the mount wants otherwise, that the kernel need not ask: it then
+// opens and closes files by itself, on the whole connection and for ever. What it does
+// not know is which files are immutable, can only be appended to, or are to be written
+// through ([protection]). Where it asks, they are refused here, or opened for direct
+// I/O. Nothing of that matters where nothing can be written, or where the kernel knows
+// the flags.
 func (s *Server) Open(r *fuse.Request, in *fuse.OpenIn, out *fuse.OpenOut) syscall.Errno {
-	if !s.writable || s.outside.Load() != nil {
+	if !s.asked || s.outside.Load() != nil {
 		return syscall.ENOSYS
 	}
 	return s.open(r, s.inode(r.NodeID), in.Flags, out)
@@ -39,7 +40,7 @@ func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.Ope
 		// Or the kernel would keep what is written.
 		out.OpenFlags |= fuse.OpenDirectIO
 	}
-	if err == nil {
+	if err == nil && s.asked {
 		s.writers.add(ino)
 	}
 	return s.errno(r, err)
@@ -47,7 +48,7 @@ func (s *Server) open(r *fuse.Request, ino ext4.Ino, flags uint32, out *fuse.Ope
 
 // Release knows from the flags what Open was told: there are no handles.
 func (s *Server) Release(r *fuse.Request, in *fuse.ReleaseIn) syscall.Errno {
-	if s.writable && s.outside.Load() == nil && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+	if s.asked && s.outside.Load() == nil && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 		s.writers.remove(s.inode(r.NodeID))
 	}
 	return 0

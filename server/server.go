@@ -42,6 +42,9 @@ type Options struct {
 	// Sync and DirSync make changes, or those of directories, durable before they
 	// are answered.
 	Sync, DirSync bool
+	// AskOpen has the kernel ask before it opens a file, where something can be written: for
+	// programs that have to be told by open(2) that a file is immutable or only grows.
+	AskOpen bool
 	// RootNode is the nodeid that the mount gave the root directory: 0 or 1 for what
 	// FUSE does, or 2, which makes every nodeid an inode number.
 	RootNode uint64
@@ -69,8 +72,11 @@ type Server struct {
 	dirsync   bool
 	root      uint64 // the nodeid of the root directory
 	versions  versions
-	writers   writers
-	grown     grown
+	// asked says that the kernel asks before it opens a file; then writers are known.
+	asked      bool
+	writers    writers
+	protection protection
+	grown      grown
 
 	iomap Iomap
 	// outside is the server's other half where the kernel moves data itself, and nil
@@ -98,6 +104,8 @@ func New(fs *ext4.FS, o Options) *Server {
 	}
 	s.writable = fs.ReadOnlyReason() == ""
 	s.writeback = s.writable && !fs.QuotaEnforced()
+	// Where the kernel does not see set-user-id it must not keep what is written: see open.
+	s.asked = s.writable && (o.AskOpen || s.owners.Umask != nil)
 	s.respells = s.writable && fs.Casefolds()
 	return s
 }
@@ -242,14 +250,24 @@ func (s *Server) Lseek(r *fuse.Request, in *fuse.LseekIn, out *fuse.LseekOut) sy
 	if s.moved(r.NodeID) != nil {
 		return syscall.ENOSYS // only the kernel knows what of the file is data; it takes all for it then
 	}
-	// The kernel does not write back before it asks.
-	if s.writable && s.writers.any(s.inode(r.NodeID)) && !s.writers.flush(r) {
-		return syscall.EBUSY
-	}
 	if in.Offset >= 1<<63 {
 		return syscall.ENXIO
 	}
-	off, err := s.fs.Seek(s.inode(r.NodeID), int64(in.Offset), int(in.Whence))
+	ino, from := s.inode(r.NodeID), int64(in.Offset)
+	off, err := s.fs.Seek(ino, from, int(in.Whence))
+	// The kernel does not write back before it asks. That can only make data of a hole.
+	sure := in.Whence == unix.SEEK_DATA && err == nil && off == from
+	if !sure && s.mayBeDirty(ino) {
+		if !s.writers.flush(r) {
+			return syscall.EBUSY
+		}
+		off, err = s.fs.Seek(ino, from, int(in.Whence))
+	}
 	out.Offset = uint64(off)
 	return s.errno(r, err)
+}
+
+// mayBeDirty tells whether the kernel can have something of a file to write back.
+func (s *Server) mayBeDirty(ino ext4.Ino) bool {
+	return s.writable && (!s.asked || s.writers.any(ino))
 }

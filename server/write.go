@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"io"
+	"math"
 	"syscall"
 	"time"
 
@@ -40,6 +41,9 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 		if err := s.killPriv(r, ino, idle || kill); err != nil {
 			return s.errno(r, err)
 		}
+	}
+	if a.WrittenBack && s.protection.wasRefused(r.NodeID) && in.Valid&(fuse.SetattrMode|fuse.SetattrUID|fuse.SetattrGID) == 0 {
+		change = false // the times are those of what was refused
 	}
 	if change {
 		if err := s.fs.SetAttr(ino, a); err != nil {
@@ -191,6 +195,9 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 	if in.WriteFlags&fuse.WriteCache != 0 {
 		return s.writeBack(r, ino, data, int64(in.Offset))
 	}
+	if errno := s.mayWrite(r, r.NodeID, int64(in.Offset)); errno != 0 {
+		return 0, errno
+	}
 	if err := s.killPriv(r, ino, in.WriteFlags&fuse.WriteKillSuidgid != 0 && !s.owners.Fakeroot); err != nil {
 		return 0, s.errno(r, err)
 	}
@@ -213,7 +220,12 @@ func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64
 		// It was written to a mapping, by whom is not known: limits hold.
 		write = s.fs.WriteBackLimited
 	}
-	if _, err := write(ino, data, off); err != nil {
+	size := len(data)
+	skip, refused := s.mayWriteBack(r, data, off)
+	if data = data[skip:]; len(data) == 0 {
+		return size, refused
+	}
+	if _, err := write(ino, data, off+int64(skip)); err != nil {
 		return 0, s.errno(r, err)
 	}
 	if s.writeback {
@@ -222,7 +234,7 @@ func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64
 	if err := s.touch(ino); err != nil {
 		return 0, s.errno(r, err)
 	}
-	return len(data), 0
+	return size, refused
 }
 
 // write writes for the caller, up to the limits of quota.
@@ -255,6 +267,9 @@ func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno 
 		return o.fallocate(r, in)
 	}
 	ino := s.inode(r.NodeID)
+	if errno := s.mayWrite(r, r.NodeID, math.MaxInt64); errno != 0 {
+		return errno
+	}
 	err := s.fs.FallocateAs(ino, in.Mode, in.Offset, in.Length, s.limited(r))
 	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EROFS) {
 		// The kernel leaves this to us, without a flag that says who may keep
@@ -274,6 +289,9 @@ func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint6
 	}
 	if in.Flags != 0 || in.OffIn >= 1<<63 || in.OffOut >= 1<<63 {
 		return 0, syscall.EINVAL
+	}
+	if errno := s.mayWrite(r, in.NodeIDOut, int64(in.OffOut)); errno != 0 {
+		return 0, errno
 	}
 	if err := s.killPriv(r, s.inode(in.NodeIDOut), !s.privileged(r)); err != nil {
 		return 0, s.errno(r, err)

@@ -14,7 +14,7 @@ const maxFlushes = 4
 
 // writers counts, for each file, those who have it open for writing. Of a file
 // that nobody does the kernel has nothing to write back: it does that before it
-// releases the last of them.
+// releases the last of them. That takes a kernel that tells of each file that it opens.
 type writers struct {
 	mu       *sync.Mutex
 	count    map[ext4.Ino]int

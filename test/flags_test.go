@@ -155,7 +155,8 @@ func TestWriteFlags(t *testing.T) {
 }
 
 // TestWriteProtected compares with the kernel what can be done to immutable files
-// and directories, and to those that can only be added to.
+// and directories, and to those that can only be added to, where the server is asked
+// before a file is opened. TestProtectedUnasked has the rest.
 func TestWriteProtected(t *testing.T) {
 	bothWays(t, 32<<20, plainExt4, func(t *testing.T, dir string) string {
 		var b strings.Builder
@@ -182,7 +183,7 @@ func TestWriteProtected(t *testing.T) {
 			}
 		}
 		return b.String()
-	}, nil)
+	}, nil, "opens=server")
 }
 
 // A protectedWay is something to try on p, a file, and P, a directory, which are

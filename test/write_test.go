@@ -20,8 +20,8 @@ import (
 
 // bothWays calls what on an ext4box mount and on a kernel mount of images that
 // are made alike, and wants the same report. again, if any, is called after both
-// were mounted anew.
-func bothWays(t *testing.T, size int64, args []string, what, again func(t *testing.T, dir string) string) {
+// were mounted anew. ext4box mounts with options.
+func bothWays(t *testing.T, size int64, args []string, what, again func(t *testing.T, dir string) string, options ...string) {
 	t.Helper()
 	requireMounting(t)
 	dir := t.TempDir()
@@ -42,7 +42,7 @@ func bothWays(t *testing.T, size int64, args []string, what, again func(t *testi
 					t.Fatal(err)
 				}
 			} else {
-				m := mountRW(t, img.Path, "allow_other")
+				m := mountRW(t, img.Path, append(options, "allow_other")...)
 				reports[i] += f(t, m)
 				umount(t, m)
 			}

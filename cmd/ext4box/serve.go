@@ -149,7 +149,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	srv := server.New(s.fs, server.Options{
 		Logger: log, Owner: s.request.Owner, InGroup: c.InGroup, Owners: owners(s.request), AllowIdmap: s.request.Options.AllowIdmap, Destroy: func() { _ = s.close() }, // Close tells the error
 		Sync: flags&unix.MS_SYNCHRONOUS != 0, DirSync: flags&unix.MS_DIRSYNC != 0,
-		RootNode: c.RootNode, Iomap: s.iomap,
+		AskOpen: s.request.Options.Opens == mount.OpensServer, RootNode: c.RootNode, Iomap: s.iomap,
 	})
 	params := srv.Params()
 	params.IomapMinor = s.request.Options.IomapMinor
