@@ -15,6 +15,7 @@ import (
 type handle interface {
 	pread(p []byte, off int64) (int, error)
 	pwrite(p []byte, off int64) (int, error)
+	pwritev(p [][]byte, off int64) (int, error)
 	datasync() error
 	discard(off, n int64) error
 	size() (int64, error)
@@ -52,6 +53,7 @@ type File struct {
 
 	degrading sync.Mutex // serialises giving up direct I/O
 	stripes   stripes
+	fresh     fresh
 
 	// flushFailed is the first error of a Flush. The kernel reports a lost
 	// write to one fsync only, so a later one that succeeds proves nothing.

@@ -35,6 +35,10 @@ func (h *osHandle) pwrite(p []byte, off int64) (int, error) {
 	return h.retry(func() (int, error) { return unix.Pwrite(int(h.num.Load()), p, off) })
 }
 
+func (h *osHandle) pwritev(p [][]byte, off int64) (int, error) {
+	return h.retry(func() (int, error) { return unix.Pwritev(int(h.num.Load()), p, off) })
+}
+
 func (h *osHandle) datasync() error {
 	_, err := h.retry(func() (int, error) { return 0, unix.Fdatasync(int(h.num.Load())) })
 	return err

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"bytes"
 	"sync"
 	"syscall"
 	"time"
@@ -21,10 +22,13 @@ type fakeHandle struct {
 	short     int           // the most one call moves, 0 for no limit
 	delay     time.Duration // between looking at the request and carrying it out
 	bad       int64         // reads of this offset fail with EIO, if it is > 0
+	badWrite  int64         // as bad, for writes
 	refuse    bool          // direct requests fail with EINVAL
 	syncErr   error         // of the next datasync
 	reads     int
 	writes    int
+	together  []int         // how many buffers each pwritev had
+	hold      chan struct{} // if not nil, a pwrite receives before it is carried out
 	discarded [][2]int64
 }
 
@@ -66,10 +70,16 @@ func (h *fakeHandle) pread(p []byte, off int64) (int, error) {
 }
 
 func (h *fakeHandle) pwrite(p []byte, off int64) (int, error) {
+	if h.hold != nil {
+		<-h.hold
+	}
 	time.Sleep(h.delay)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.writes++
+	if h.badWrite > 0 && off <= h.badWrite && h.badWrite < off+int64(len(p)) {
+		return 0, syscall.EIO
+	}
 	if err := h.check(p, off); err != nil {
 		return 0, err
 	}
@@ -78,6 +88,13 @@ func (h *fakeHandle) pwrite(p []byte, off int64) (int, error) {
 		h.data = append(h.data, make([]byte, grow)...)
 	}
 	return copy(h.data[off:], p), nil
+}
+
+func (h *fakeHandle) pwritev(p [][]byte, off int64) (int, error) {
+	h.mu.Lock()
+	h.together = append(h.together, len(p))
+	h.mu.Unlock()
+	return h.pwrite(bytes.Join(p, nil), off)
 }
 
 func (h *fakeHandle) datasync() error {

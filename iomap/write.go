@@ -17,6 +17,12 @@ type Writer interface {
 	WriteInline(ino Ino, p []byte, off uint64) error
 }
 
+// NewWriter is implemented by devices that want to know when blocks are written for the first time since they
+// were free.
+type NewWriter interface {
+	WriteNew(p []byte, off int64) (int, error)
+}
+
 // WriteAt writes p to the file at off, block for block as the mapper backs it,
 // and tells the mapper. Blocks that did not hold data before are filled up with
 // zeros, so nobody else may write to the same block at the same time unless both
@@ -62,7 +68,11 @@ func (m *Mover) writeMapping(ino Ino, p []byte, pos uint64) (int, error) {
 			at -= head
 		}
 	}
-	if got, err := m.Dev.(io.WriterAt).WriteAt(data, int64(at)); err != nil {
+	write := m.Dev.(io.WriterAt).WriteAt
+	if w, ok := m.Dev.(NewWriter); ok && mp.Type == Unwritten {
+		write = w.WriteNew
+	}
+	if got, err := write(data, int64(at)); err != nil {
 		return 0, fmt.Errorf("inode %d: write data at device offset %d, after %d bytes: %w", ino, at, got, err)
 	}
 	if mp.Type == Unwritten || mp.Flags&Dirty != 0 {

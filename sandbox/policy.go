@@ -96,6 +96,7 @@ func rules(self int) []rule {
 		{call: "write", nr: unix.SYS_WRITE, why: "fuse: replies; the log; Go: tracebacks, waking its poller"},
 		{call: "pread64", nr: unix.SYS_PREAD64, why: "blockdev"},
 		{call: "pwrite64", nr: unix.SYS_PWRITE64, why: "blockdev"},
+		{call: "pwritev", nr: unix.SYS_PWRITEV, why: "blockdev: neighbours"},
 		{call: "writev", nr: unix.SYS_WRITEV, why: "fuse: notifications"},
 		{call: "epoll_pwait", nr: unix.SYS_EPOLL_PWAIT, why: "Go: timers and waiting for descriptors"},
 		{call: "nanosleep", nr: unix.SYS_NANOSLEEP, why: "Go: its monitor thread"},

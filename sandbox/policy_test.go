@@ -49,7 +49,7 @@ func TestPolicy(t *testing.T) {
 	}
 	// Whatever is on the way of every request is found by the kernel without the filter. Who asks a
 	// futex is about to wait, or wakes somebody, which costs many times more.
-	for _, hot := range []uintptr{unix.SYS_READ, unix.SYS_WRITE, unix.SYS_WRITEV, unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_FDATASYNC, unix.SYS_NANOSLEEP, unix.SYS_EPOLL_PWAIT, unix.SYS_CLOCK_GETTIME} {
+	for _, hot := range []uintptr{unix.SYS_READ, unix.SYS_WRITE, unix.SYS_WRITEV, unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_PWRITEV, unix.SYS_FDATASYNC, unix.SYS_NANOSLEEP, unix.SYS_EPOLL_PWAIT, unix.SYS_CLOCK_GETTIME} {
 		if !slices.ContainsFunc(rules(1), func(r rule) bool { return r.nr == hot && r.when == nil && !r.unsealed }) {
 			t.Error("system call", hot, "has conditions")
 		}
