@@ -9,87 +9,111 @@ import (
 	"sync"
 )
 
-// fileJobs are those that count by the time they take.
-func fileJobs() []job {
-	tree := func(e *env, dir string) error {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		return shell("tar xf $1 -C $2", e.tar, dir)
-	}
-	const src = "/src"
+// fileJobs are those that make, find and read files.
+func fileJobs() []series {
 	script := func(s string) func(*env, string) (float64, error) {
-		return func(e *env, dir string) (float64, error) { return 0, shell(s, e.tar, dir) }
+		return func(e *env, dir string) (float64, error) { return 0, e.shell(s, dir) }
 	}
-	all := []job{
-		{name: "find-cold", class: coldReads, must: 0.5, aim: 0.9, cold: true, prepare: tree, run: script("find $2 -printf '%s' >/dev/null")},
-		{name: "cat-cold", class: coldReads, must: 0.5, aim: 0.9, cold: true, prepare: tree, run: script("find $2 -type f -print0 | xargs -0 cat >/dev/null")},
-		{name: "find-warm", class: warm, must: 0.9, aim: 1, prepare: tree, before: warmUp, run: script("for i in 1 2 3 4 5; do find $2 -printf '%s' >/dev/null; done")},
-		{name: "grep-warm", class: warm, must: 0.9, aim: 1, prepare: tree, before: warmUp, run: script("grep -r nothing-like-this $2 || :")},
-		{name: "cat-warm", class: warm, must: 0.9, aim: 1, prepare: tree, before: warmUp, run: script("find $2 -type f -print0 | xargs -0 cat >/dev/null")},
-		{name: "stat-warm", class: warm, must: 0.9, aim: 1, prepare: tree, before: warmUp, run: statAll},
-		{name: "untar", class: trees, must: 0.35, aim: 0.6, fresh: true, run: script("tar xf $1 -C $2")},
-		{name: "cp-a", class: trees, must: 0.35, aim: 0.6, prepare: func(e *env, dir string) error { return tree(e, dir+src) },
-			before: func(_ *env, dir string) error { return os.RemoveAll(dir + "/copy") }, run: script("cp -a $2/src $2/copy")},
-		{name: "rm-rf", class: trees, must: 0.35, aim: 0.6, fresh: true,
-			before: func(e *env, dir string) error { return errors.Join(tree(e, dir+src), shell("sync -f $2", "", dir)) },
-			run:    script("rm -rf $2/src")},
-		{name: "git-checkout", class: trees, must: 0.35, aim: 0.6, prepare: repository, run: script(
-			"cd $2/src && git checkout -q one && git checkout -q main")},
-		{name: "git-status", class: warm, must: 0.9, aim: 1, prepare: repository, before: warmUp, run: script("cd $2/src && git status --porcelain >/dev/null")},
+	const (
+		find = "find $2 -printf '%s' >/dev/null"
+		cat  = "find $2 -type f -print0 | xargs -0 cat >/dev/null"
+	)
+	timed := func(name, class string, must, aim float64, s string) job {
+		return job{name: name, class: class, must: must, aim: aim, unit: "s", run: script(s)}
 	}
-	all = append(all, nameJobs("", 10_000, 1)...)
-	all = append(all, nameJobs("-many-dirs", 10_000, 100)...)
-	for _, j := range nameJobs("-1M", 1_000_000, 1) {
-		j.slow = true
-		all = append(all, j)
+	cold := func(name, s string) job {
+		j := timed(name, coldReads, 0.5, 0.9, s)
+		j.cold = true
+		return j
 	}
-	return append(all, job{name: "create-16-writers", class: names, must: 0.4, aim: 0.7, fresh: true, run: func(e *env, dir string) (float64, error) {
-		return 0, parallel(16, func(w int) error {
-			sub := filepath.Join(dir, fmt.Sprint("writer-", w))
-			if err := os.Mkdir(sub, 0o755); err != nil {
-				return err
-			}
-			return each(e.scale(1000), func(i int) error {
-				return os.WriteFile(filepath.Join(sub, fmt.Sprint("file-", i)), make([]byte, 4096), 0o644)
-			})
-		})
-	}})
+	warmed := func(name, s string) job {
+		j := timed(name, warm, 0.9, 1, s)
+		j.before = warmUp
+		return j
+	}
+	stat := warmed("stat-warm", "")
+	stat.run = statAll
+	return []series{
+		{name: "tree", cost: 8,
+			prepare: func(e *env, dir string) error { return e.shell("tar xf $1 -C $2", dir) },
+			jobs: []job{
+				cold("find-cold", find), cold("cat-cold", cat),
+				warmed("find-warm", "for i in 1 2 3 4 5; do "+find+"; done"),
+				warmed("grep-warm", "grep -r nothing-like-this $2 || :"),
+				warmed("cat-warm", cat),
+				stat,
+			}},
+		{name: "copies", fresh: true, chained: true, cost: 10, jobs: []job{
+			timed("untar", trees, 0.35, 0.6, "mkdir $2/src && tar xf $1 -C $2/src"),
+			timed("cp-a", trees, 0.35, 0.6, "cp -a $2/src $2/copy"),
+			timed("rm-rf", trees, 0.35, 0.6, "rm -rf $2/src $2/copy"),
+		}},
+		{name: "git", prepare: repository, cost: 8, jobs: []job{
+			timed("git-checkout", trees, 0.35, 0.6, "cd $2/src && git checkout -q one && git checkout -q main"),
+			warmed("git-status", "cd $2/src && git status --porcelain >/dev/null"),
+		}},
+		nameJobs("", 10_000, 1),
+		nameJobs("-many-dirs", 10_000, 100),
+		{name: "writers", fresh: true, cost: 3, jobs: []job{{name: "create-16-writers", class: names, must: 0.4, aim: 0.7, unit: "s", run: writers}}},
+	}
 }
 
 // nameJobs make, look at, rename and remove n empty files in a number of directories.
-func nameJobs(suffix string, n, dirs int) []job {
-	make := func(e *env, dir string) error {
-		for d := range dirs {
-			if err := os.MkdirAll(filepath.Join(dir, fmt.Sprint("d", d)), 0o755); err != nil {
-				return err
-			}
+func nameJobs(suffix string, n, dirs int) series {
+	s := series{name: "names" + suffix, fresh: true, chained: true, cost: 5}
+	for _, op := range nameOps {
+		j := job{name: op.name + suffix, class: names, must: 0.4, aim: 0.7, unit: "s",
+			run: func(e *env, dir string) (float64, error) { return 0, op.run(e, dir, e.scale(n), dirs) }}
+		if op.warm {
+			j.class, j.must, j.aim = warm, 0.9, 1
+			j.before = warmUp
 		}
-		return each(e.scale(n), func(i int) error { return create(numbered(dir, i, dirs)) })
+		if op.name == "create" {
+			j.before = func(e *env, dir string) error { return makeDirs(dir, dirs) }
+		}
+		s.jobs = append(s.jobs, j)
 	}
-	run := func(f func(name string) error) func(*env, string) (float64, error) {
-		return func(e *env, dir string) (float64, error) {
-			return 0, each(e.scale(n), func(i int) error { return f(numbered(dir, i, dirs)) })
+	return s
+}
+
+// nameOp is done to n files in a number of directories.
+type nameOp struct {
+	name   string
+	passes int // how often it is done to each file
+	warm   bool
+	file   func(name string) error
+}
+
+func (o *nameOp) run(e *env, dir string, n, dirs int) error {
+	for range o.passes {
+		if err := e.each(n, func(i int) error { return o.file(numbered(dir, i, dirs)) }); err != nil {
+			return err
 		}
 	}
-	j := func(what, class string, must, aim float64) job {
-		return job{name: what + suffix, class: class, must: must, aim: aim, fresh: true, before: make}
+	return nil
+}
+
+// nameOps are in an order in which each finds the files that it needs.
+var nameOps = []*nameOp{
+	{name: "create", passes: 1, file: create},
+	{name: "stat", passes: 4, warm: true, file: func(name string) error { _, err := os.Lstat(name); return err }},
+	{name: "rename", passes: 1, file: func(name string) error { return os.Rename(name, name+renamed) }},
+	{name: "unlink", passes: 1, file: func(name string) error { return os.Remove(name + renamed) }},
+}
+
+const renamed = ".new"
+
+func makeDirs(dir string, n int) error {
+	for d := range n {
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint("d", d)), 0o755); err != nil {
+			return err
+		}
 	}
-	creating := j("create", names, 0.4, 0.7)
-	creating.before = nil
-	creating.run = func(e *env, dir string) (float64, error) { return 0, make(e, dir) }
-	stating := j("stat", warm, 0.9, 1)
-	stating.before = func(e *env, dir string) error { return errors.Join(make(e, dir), warmUp(e, dir)) }
-	stating.run = run(func(name string) error { _, err := os.Lstat(name); return err })
-	renaming := j("rename", names, 0.4, 0.7)
-	renaming.run = run(func(name string) error { return os.Rename(name, name+".new") })
-	unlinking := j("unlink", names, 0.4, 0.7)
-	unlinking.run = run(os.Remove)
-	return []job{creating, stating, renaming, unlinking}
+	return nil
 }
 
 func numbered(dir string, i, dirs int) string {
-	return filepath.Join(dir, fmt.Sprint("d", i%dirs), fmt.Sprintf("file-%07d", i))
+	return fmt.Sprintf("%s/d%d/file-%07d", dir, i%dirs, i)
 }
 
 func create(name string) error {
@@ -100,31 +124,30 @@ func create(name string) error {
 	return f.Close()
 }
 
-func each(n int, f func(i int) error) error {
-	for i := range n {
-		if err := f(i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func parallel(n int, f func(i int) error) error {
-	errs := make([]error, n)
+// writers makes small files in 16 directories at once.
+func writers(e *env, dir string) (float64, error) {
+	errs := make([]error, 16)
 	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { errs[i] = f(i) })
+	for w := range errs {
+		sub := filepath.Join(dir, fmt.Sprint("writer-", w))
+		wg.Go(func() {
+			if errs[w] = os.Mkdir(sub, 0o755); errs[w] == nil {
+				errs[w] = e.each(e.scale(1000), func(i int) error {
+					return os.WriteFile(filepath.Join(sub, fmt.Sprint("file-", i)), make([]byte, 4096), 0o644)
+				})
+			}
+		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return 0, errors.Join(errs...)
 }
 
 // warmUp has everything in the kernel's caches.
-func warmUp(_ *env, dir string) error {
-	return shell("find $2 -printf '%s' >/dev/null; find $2 -type f -print0 | xargs -0 cat >/dev/null", "", dir)
+func warmUp(e *env, dir string) error {
+	return e.shell("find $2 -printf '%s' >/dev/null; find $2 -type f -print0 | xargs -0 cat >/dev/null", dir)
 }
 
-func statAll(_ *env, dir string) (float64, error) {
+func statAll(e *env, dir string) (float64, error) {
 	return 0, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil {
 			for range 4 {
@@ -137,15 +160,9 @@ func statAll(_ *env, dir string) (float64, error) {
 
 // repository is a work tree of git with a second branch, in which a third of the files differs.
 func repository(e *env, dir string) error {
-	return shell(`mkdir -p $2/src && tar xf $1 -C $2/src && cd $2/src &&
+	return e.shell(`mkdir -p $2/src && tar xf $1 -C $2/src && cd $2/src &&
 		git init -q -b main && git config user.name bench && git config user.email bench@localhost && git config gc.auto 0 &&
 		git add -A . && git commit -q -m one && git checkout -q -b one &&
 		find . -path ./.git -prune -o -type f -name '*[a-h].go' -print0 | xargs -0 sed -i '1i // changed' &&
-		git commit -q -a -m two && git checkout -q main`, e.tar, dir)
-}
-
-// shell runs a script, of which $1 and $2 are the archive and the directory.
-func shell(script, archive, dir string) error {
-	_, err := output("sh", "-e", "-c", script, "sh", archive, dir)
-	return err
+		git commit -q -a -m two && git checkout -q main`, dir)
 }

@@ -18,28 +18,23 @@ type fioJob struct {
 	engine string   // libaio, unless it is said
 	limit  int      // MiB to move, of each job, if that is less than size
 	extra  []string // more options
-	laid   bool     // the files are there, and have all of their blocks
 }
 
-// files is the fio job as a job.
+// longest is how many seconds fio may take: what is counted is what it moved until then.
+const longest = 3
+
+// job is the fio job as a job.
 func (f fioJob) job(name, class string, must, aim float64) job {
-	j := job{name: name, class: class, must: must, aim: aim, unit: "MB/s"}
-	if f.laid {
-		j.prepare = f.lay
-	}
-	j.run = f.run
-	return j
+	return job{name: name, class: class, must: must, aim: aim, unit: "MB/s", run: f.run}
 }
 
 func (f fioJob) count() int { return max(1, f.jobs) }
 
-func (f fioJob) path(dir string, i int) string { return filepath.Join(dir, fmt.Sprintf("file.%d", i)) }
-
-// lay writes the files.
+// lay writes the files, so that they have all of their blocks.
 func (f fioJob) lay(e *env, dir string) error {
 	for i := range f.count() {
-		_, err := output("fio", "--name=lay", "--filename="+f.path(dir, i), "--rw=write", "--bs=1M", "--direct=1",
-			"--ioengine=psync", "--end_fsync=1", "--size="+mebibytes(e.scale(f.size)))
+		_, err := output(e.ctx, "fio", "--name=lay", "--filename="+filepath.Join(dir, fmt.Sprintf("file.%d", i)), "--rw=write", "--bs=1M",
+			"--direct=1", "--ioengine=psync", "--end_fsync=1", "--create_on_open=1", "--size="+mebibytes(e.scale(f.size)))
 		if err != nil {
 			return err
 		}
@@ -60,7 +55,7 @@ func (f fioJob) run(e *env, dir string) (float64, error) {
 		"--output-format=json", "--group_reporting", "--thread", "--name=job",
 		"--directory=" + dir, "--filename_format=file.$jobnum", "--rw=" + f.rw, "--bs=" + f.block,
 		"--ioengine=" + engine, "--iodepth=" + strconv.Itoa(max(1, f.depth)), "--numjobs=" + strconv.Itoa(f.count()),
-		"--size=" + mebibytes(e.scale(f.size)), "--randrepeat=1", "--invalidate=0", "--fallocate=none",
+		"--size=" + mebibytes(e.scale(f.size)), "--runtime=" + strconv.Itoa(longest), "--randrepeat=1", "--invalidate=0", "--fallocate=none",
 	}
 	if f.direct {
 		args = append(args, "--direct=1")
@@ -69,25 +64,32 @@ func (f fioJob) run(e *env, dir string) (float64, error) {
 		args = append(args, "--io_size="+mebibytes(e.scale(f.limit)))
 	}
 	args = append(args, f.extra...)
-	text, err := output("fio", args...)
+	text, err := output(e.ctx, "fio", args...)
 	if err != nil {
 		return 0, err
 	}
+	return rate([]byte(text))
+}
+
+// rate finds the speed in what fio reports.
+func rate(text []byte) (float64, error) {
 	var report struct {
 		Jobs []struct {
 			Read, Write struct {
-				Bytes   uint64 `json:"io_bytes"`
-				Runtime uint64 `json:"runtime"` // ms
-				Rate    uint64 `json:"bw_bytes"`
+				Rate uint64 `json:"bw_bytes"`
 			}
 		}
 	}
-	if err := json.Unmarshal([]byte(text), &report); err != nil {
+	if err := json.Unmarshal(text, &report); err != nil {
 		return 0, fmt.Errorf("fio: %w", err)
 	}
 	if len(report.Jobs) != 1 {
 		return 0, fmt.Errorf("fio: %d groups of jobs", len(report.Jobs))
 	}
 	j := report.Jobs[0]
-	return float64(j.Read.Rate+j.Write.Rate) / 1e6, nil
+	sum := float64(j.Read.Rate+j.Write.Rate) / 1e6
+	if sum == 0 {
+		return 0, fmt.Errorf("fio: nothing moved")
+	}
+	return sum, nil
 }

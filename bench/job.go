@@ -1,6 +1,33 @@
 package main
 
-import "time"
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// series is a number of jobs on the same files.
+type series struct {
+	name  string // of its directory
+	image string // which kind of image it is on; "": that of all jobs
+	// fresh: each round begins with an empty directory.
+	fresh bool
+	// chained: a job needs what those before it leave, so these are run as well.
+	chained bool
+	// unmounted: the jobs mount and unmount by themselves.
+	unmounted bool
+	// cost is about how many seconds a round takes on the kernel and ext4box together,
+	// for the estimate.
+	cost float64
+
+	// prepare makes what the jobs work on, once.
+	prepare func(e *env, dir string) error
+	jobs    []job
+}
 
 // job is one thing to measure.
 type job struct {
@@ -8,26 +35,24 @@ type job struct {
 	class string // the line of targets it belongs to
 	must  float64
 	aim   float64
-	cold  bool // each run starts from a new mount and empty caches
-	fresh bool // each run has a directory of its own, removed unmeasured afterwards
-	slow  bool // not with --quick
+	// within is how long it may take, where the target is a time.
+	within time.Duration
+	unit   string // "MB/s" or "s"
+	cold   bool   // it starts from a new mount and empty caches
 
-	// prepare makes what the job works on, once, in the directory of the job.
-	prepare func(e *env, dir string) error
-	// before runs unmeasured before each run.
+	// before runs unmeasured.
 	before func(e *env, dir string) error
-	// run does the job and returns its speed, in units of its own in a second. 0 stands
-	// for one over the time it took.
+	// run does the job. It returns the speed, if the unit is that of a speed; what counts is
+	// else the time it takes.
 	run func(e *env, dir string) (float64, error)
-	// unit is that of the speed: "MB/s", or empty for jobs that count by their time.
-	unit string
 }
 
-// env is what jobs share.
+// env is what jobs run in.
 type env struct {
-	quick bool
-	tree  string // a tree of real files, outside of what is measured
-	tar   string // the same as a tar archive
+	ctx    context.Context
+	quick  bool
+	tar    string  // an archive of real files
+	system *system // that is being measured
 }
 
 // scale is n, or less of it with --quick.
@@ -38,9 +63,49 @@ func (e *env) scale(n int) int {
 	return n
 }
 
-// timed is the time that f takes.
-func timed(f func() error) (time.Duration, error) {
+// shell runs a script, of which $1 and $2 are the archive and the directory.
+func (e *env) shell(script, dir string) error {
+	_, err := output(e.ctx, "sh", "-e", "-c", script, "sh", e.tar, dir)
+	return err
+}
+
+// each calls f n times, unless the run is interrupted.
+func (e *env) each(n int, f func(i int) error) error {
+	for i := range n {
+		if err := e.ctx.Err(); err != nil {
+			return err
+		}
+		if err := f(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// output runs a program and returns what it prints; the error has what it complains of.
+// The program is in a process group of its own, so that an interrupt from the terminal
+// reaches only this program, which then ends that group.
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(complaint.String()))
+	}
+	return out.String(), nil
+}
+
+// command runs a program whatever happens: those that clean up.
+func command(name string, args ...string) (string, error) {
+	return output(context.Background(), name, args...)
+}
+
+// timed is the time that f takes, in seconds.
+func timed(f func() error) (float64, error) {
 	start := time.Now()
 	err := f()
-	return time.Since(start), err
+	return time.Since(start).Seconds(), err
 }

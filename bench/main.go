@@ -1,30 +1,28 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
-)
-
-const (
-	nameKernel  = "kernel"
-	nameBox     = "ext4box"
-	nameFuse2fs = "fuse2fs"
-	nameUnboxed = "unboxed" // ext4box with --sandbox=off
 )
 
 func main() {
 	var b bench
-	flag.BoolVar(&b.env.quick, "quick", false, "an eighth of the work, and one round")
-	flag.IntVar(&b.rounds, "rounds", 5, "how often each job is run on each file system")
+	flag.BoolVar(&b.env.quick, "quick", false, "an eighth of the work, and one round: to try it")
+	flag.IntVar(&b.rounds, "rounds", 5, "how often each job is run on the kernel and ext4box")
+	flag.BoolVar(&b.scale, "scale", false, "all sizes of the scaling jobs, however long they take")
 	flag.StringVar(&b.json, "json", "", "also write the results to this file")
 	flag.StringVar(&b.dir, "dir", "", "where the images are; the directory for temporary files if empty")
 	flag.StringVar(&b.binary, "ext4box", "bin/ext4box", "the program to measure")
@@ -33,15 +31,22 @@ func main() {
 	flag.BoolVar(&b.unboxed, "unboxed", false, "instead of fuse2fs, measure ext4box without its box")
 	pattern := flag.String("jobs", "", "only the jobs whose names match this regular expression")
 	list := flag.Bool("list", false, "list the jobs, and do nothing")
+	doc := flag.String("doc", "", "measure nothing: write this page from the results in the file of --json")
 	flag.Parse()
 	var err error
-	if b.pattern, err = regexp.Compile(*pattern); err == nil && *list {
-		for _, j := range jobs() {
-			fmt.Printf("%-28s %s\n", j.name, j.class)
-		}
-		return
+	if flag.NArg() > 0 {
+		err = fmt.Errorf("%q: there are only flags", flag.Arg(0))
 	}
 	if err == nil {
+		b.pattern, err = regexp.Compile(*pattern)
+	}
+	switch {
+	case err != nil:
+	case *list:
+		b.list()
+	case *doc != "":
+		err = document(*doc, b.json)
+	default:
 		err = b.run()
 	}
 	if err != nil {
@@ -53,6 +58,7 @@ func main() {
 type bench struct {
 	env     env
 	rounds  int
+	scale   bool
 	json    string
 	dir     string
 	binary  string
@@ -61,11 +67,48 @@ type bench struct {
 	unboxed bool
 	pattern *regexp.Regexp
 
-	systems []*system
+	work     string
+	systems  []*system
+	states   map[string]imageState // by image
+	progress progress
+	machine  machine
 }
 
-// imageSize is that of the images, which are sparse.
-const imageSize = "8G"
+// scalePrefix makes names by which --jobs finds the scaling jobs.
+const scalePrefix = "scaling: "
+
+func (b *bench) list() {
+	for _, s := range allSeries() {
+		for _, j := range s.jobs {
+			fmt.Printf("%-28s %s\n", j.name, j.class)
+		}
+	}
+	for _, s := range scalers() {
+		fmt.Println(scalePrefix + s.name)
+	}
+}
+
+func warn(form string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+form+"\n", args...) }
+
+// say prints a line that stays.
+func (b *bench) say(form string, args ...any) {
+	if terminal {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+	warn(form, args...)
+}
+
+// line shows what is being done, on terminals.
+func (b *bench) line(form string, args ...any) {
+	if terminal {
+		fmt.Fprintf(os.Stderr, "\r\x1b[K%s left: %s", b.progress.left(time.Now()).Round(time.Second), fmt.Sprintf(form, args...))
+	}
+}
+
+var terminal = func() bool {
+	info, err := os.Stderr.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}()
 
 func (b *bench) run() (err error) {
 	if os.Geteuid() != 0 {
@@ -74,207 +117,199 @@ func (b *bench) run() (err error) {
 	if b.binary, err = filepath.Abs(b.binary); err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp(b.dir, "ext4box-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(work)
 	if b.env.quick {
 		b.rounds = 1
 	}
-	if err := b.env.collect(work); err != nil {
+	// What is mounted is unmounted whatever happens: an interrupt ends the job that runs,
+	// and what follows is the usual end.
+	var stop context.CancelFunc
+	b.env.ctx, stop = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	if b.work, err = os.MkdirTemp(b.dir, "ext4box-bench-"); err != nil {
 		return err
 	}
+	if b.work, err = filepath.Abs(b.work); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
+	b.machine = describe(b.work, b.binary, b.mountOptions())
+	if b.machine.Busy = busyNow(); b.machine.Busy > 0.1 {
+		warn("something else uses %.0f%% of the processors: the figures will not be worth much", b.machine.Busy*100)
+	}
+	if err := b.env.collect(b.work); err != nil {
+		return err
+	}
+	b.states = map[string]imageState{}
+	b.progress = progress{start: time.Now(), all: b.estimate()}
+	warn("this takes about %s", b.progress.left(time.Now()).Round(10*time.Second))
 	defer func() {
 		for _, s := range b.systems {
-			err = errors.Join(err, s.unmount())
+			s.close()
 		}
 	}()
-	if err := b.add(work); err != nil {
+	if err := b.add(); err != nil {
 		return err
 	}
-	var outcomes []outcome
-	for _, j := range jobs() {
-		if !b.pattern.MatchString(j.name) || j.slow && b.env.quick {
-			continue
-		}
-		start := time.Now()
-		o := b.measure(j)
-		fmt.Fprintf(os.Stderr, "bench: %s: %.2f (%.0f s)\n", j.name, ratioOf(&o), time.Since(start).Seconds())
-		outcomes = append(outcomes, o)
+	before := readProcessors()
+	r := b.all()
+	_, r.Machine.Stolen = readProcessors().since(before)
+	if err := b.env.ctx.Err(); err != nil {
+		return errors.New("interrupted")
 	}
-	table(os.Stdout, outcomes, b.systems)
-	for _, s := range b.systems {
-		s.look()
-		if s.peak > 0 {
-			fmt.Printf("%s: at most %d MiB of memory\n", s.name, s.peak>>20)
-		}
-	}
+	r.table(os.Stdout)
+	r.growthTable(os.Stdout)
+	r.summary(os.Stdout)
 	if b.json == "" {
 		return nil
 	}
-	text, err := json.MarshalIndent(map[string]any{"jobs": outcomes, "rounds": b.rounds, "processors": runtime.NumCPU()}, "", "  ")
+	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(b.json, append(text, '\n'), 0o644)
 }
 
-func ratioOf(o *outcome) float64 {
-	if r := o.of(nameBox); r != nil {
-		return r.Ratio
+// all runs everything that is chosen.
+func (b *bench) all() *report {
+	r := &report{Format: format, Date: b.progress.start.UTC().Truncate(time.Second), Quick: b.env.quick, Rounds: b.rounds}
+	for _, s := range allSeries() {
+		if b.env.ctx.Err() != nil || !b.any(&s) {
+			continue
+		}
+		start := time.Now()
+		outcomes := b.measure(&s)
+		for i := range outcomes {
+			b.say("%s: %.2f %s", outcomes[i].Job, outcomes[i].Ratio, shout(outcomes[i].Verdict))
+		}
+		r.Jobs = append(r.Jobs, outcomes...)
+		b.advance(b.costOf(&s), start, s.name)
 	}
-	return 0
+	for _, s := range scalers() {
+		if b.env.ctx.Err() == nil && b.chosen(scalePrefix+s.name) {
+			start := time.Now()
+			r.Scaling = append(r.Scaling, b.grow(&s)...)
+			b.advance(b.growCost(&s), start, s.name)
+		}
+	}
+	for _, s := range b.systems {
+		if err := b.retire(s); err != nil {
+			b.say("%v", err)
+		}
+		if s.name == nameBox {
+			r.Memory.Peak = s.peak
+		}
+	}
+	for _, image := range slices.Sorted(maps.Keys(b.states)) {
+		r.Images = append(r.Images, b.states[image])
+	}
+	r.Seconds = time.Since(b.progress.start).Seconds()
+	r.Machine = b.machine
+	r.sum()
+	return r
+}
+
+func (b *bench) any(s *series) bool {
+	for _, j := range s.jobs {
+		if b.chosen(j.name) {
+			return true
+		}
+	}
+	return false
+}
+
+// costOf estimates how long a series takes, in seconds.
+func (b *bench) costOf(s *series) float64 {
+	// Preparation, and the other systems, are worth another two rounds.
+	cost := s.cost * float64(b.rounds+2)
+	if b.env.quick {
+		cost /= 3
+	}
+	return cost
+}
+
+func (b *bench) growCost(s *scaler) float64 {
+	switch {
+	case b.env.quick:
+		return s.cost / 5
+	case b.scale:
+		return s.cost * 10
+	}
+	return s.cost
+}
+
+func (b *bench) estimate() float64 {
+	sum := 20.0 // for the images
+	for _, s := range allSeries() {
+		if b.any(&s) {
+			sum += b.costOf(&s)
+		}
+	}
+	for _, s := range scalers() {
+		if b.chosen(scalePrefix + s.name) {
+			sum += b.growCost(&s)
+		}
+	}
+	return sum
+}
+
+func (b *bench) advance(cost float64, start time.Time, name string) {
+	b.progress.done += cost
+	now := time.Now()
+	b.say("%s took %.0f s; about %s left", name, now.Sub(start).Seconds(), b.progress.left(now).Round(time.Second))
 }
 
 // collect makes the archive of real files: the sources of Go itself, which are on every
 // machine that can build this.
 func (e *env) collect(work string) error {
-	root, err := output("go", "env", "GOROOT")
+	root, err := command("go", "env", "GOROOT")
 	if err != nil {
 		return err
 	}
-	e.tree = filepath.Join(strings.TrimSpace(root), "src")
+	tree := filepath.Join(strings.TrimSpace(root), "src")
 	if e.quick {
-		e.tree = filepath.Join(e.tree, "internal")
+		tree = filepath.Join(tree, "internal")
 	}
 	e.tar = filepath.Join(work, "tree.tar")
-	_, err = output("tar", "cf", e.tar, "-C", e.tree, ".")
+	_, err = command("tar", "cf", e.tar, "-C", tree, ".")
 	return err
 }
 
-// add makes the images, and mounts them.
-func (b *bench) add(work string) error {
-	var options []string
+func (b *bench) mountOptions() string {
+	return strings.Join(b.arguments(), " ")
+}
+
+// arguments are those of ext4box mount, before image and directory.
+func (b *bench) arguments() []string {
+	var args []string
 	if b.sandbox != "" {
-		options = append(options, "--sandbox="+b.sandbox)
+		args = append(args, "--sandbox="+b.sandbox)
 	}
 	if b.options != "" {
-		options = append(options, "-o", b.options)
+		args = append(args, "-o", b.options)
 	}
-	drivers := []*system{
+	return args
+}
+
+// add has the systems.
+func (b *bench) add() error {
+	systems := []*system{
 		{name: nameKernel, driver: kernelDriver{}},
-		{name: nameBox, driver: &boxDriver{b.binary, options}},
+		{name: nameBox, driver: &boxDriver{binary: b.binary, options: b.arguments()}},
 	}
 	if b.unboxed {
-		drivers = append(drivers, &system{name: nameUnboxed, driver: &boxDriver{b.binary, []string{"--sandbox=off"}}})
+		systems = append(systems, &system{name: nameUnboxed, driver: &boxDriver{binary: b.binary, options: append(b.arguments(), "--sandbox=off")}})
 	} else if _, err := exec.LookPath("fuse2fs"); err == nil {
-		drivers = append(drivers, &system{name: nameFuse2fs, driver: fuse2fsDriver{}})
+		systems = append(systems, &system{name: nameFuse2fs, driver: fuse2fsDriver{}})
+		b.machine.Fuse2fs = fuse2fsVersion()
+	} else {
+		warn("fuse2fs is not installed, and left out")
 	}
-	for _, s := range drivers {
-		s.image = filepath.Join(work, s.name+".img")
-		s.dir = filepath.Join(work, s.name)
+	for _, s := range systems {
+		s.dir = filepath.Join(b.work, "on-"+s.name)
 		if err := os.Mkdir(s.dir, 0o755); err != nil {
-			return err
-		}
-		// Everything is there from the beginning: the kernel would else write its inode
-		// tables while others are measured.
-		if _, err := output("mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", s.image, imageSize); err != nil {
-			return err
-		}
-		if err := s.mount(); err != nil {
 			return err
 		}
 		b.systems = append(b.systems, s)
 	}
 	return nil
-}
-
-// measure runs a job on all systems.
-func (b *bench) measure(j job) outcome {
-	o := outcome{Job: j.name, Class: j.class, Unit: j.unit, Must: j.must, Aim: j.aim}
-	for _, s := range b.systems {
-		r := result{System: s.name}
-		if err := b.prepare(&j, s); err != nil {
-			r.Failure = err.Error()
-		}
-		o.Results = append(o.Results, r)
-	}
-	for round := range b.rounds {
-		for i := range b.systems {
-			at := (i + round) % len(b.systems)
-			b.round(&j, b.systems[at], &o.Results[at])
-		}
-	}
-	var kernel float64
-	for i := range o.Results {
-		r := &o.Results[i]
-		if r.sum(); r.System == nameKernel {
-			kernel = r.Median
-		}
-	}
-	for i, s := range b.systems {
-		r := &o.Results[i]
-		if r.Failure != "" {
-			fmt.Fprintf(os.Stderr, "bench: %s: %s: %s\n", j.name, s.name, r.Failure)
-		} else if kernel > 0 {
-			r.Ratio = r.Median / kernel
-		}
-		if err := os.RemoveAll(s.path(&j)); err != nil {
-			fmt.Fprintf(os.Stderr, "bench: %s: %s: %v\n", j.name, s.name, err)
-		}
-	}
-	return o
-}
-
-func (s *system) path(j *job) string { return filepath.Join(s.dir, j.name) }
-
-func (b *bench) prepare(j *job, s *system) error {
-	if err := os.Mkdir(s.path(j), 0o755); err != nil {
-		return err
-	}
-	if j.prepare == nil {
-		return nil
-	}
-	return j.prepare(&b.env, s.path(j))
-}
-
-// round runs a job once and adds to its result.
-func (b *bench) round(j *job, s *system, r *result) {
-	if r.Failure != "" {
-		return
-	}
-	speed, err := b.once(j, s, r)
-	if err != nil {
-		r.Failure = err.Error()
-		return
-	}
-	r.Speeds = append(r.Speeds, speed)
-}
-
-func (b *bench) once(j *job, s *system, r *result) (float64, error) {
-	dir := s.path(j)
-	if j.fresh {
-		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
-			return 0, err
-		}
-	}
-	if j.before != nil {
-		if err := j.before(&b.env, dir); err != nil {
-			return 0, err
-		}
-	}
-	// What was made before is not to be written back meanwhile.
-	if err := shell("sync -f $2", "", s.dir); err != nil {
-		return 0, err
-	}
-	if j.cold {
-		if err := s.remount(); err != nil {
-			return 0, err
-		}
-	}
-	cpu := s.cpu()
-	var speed float64
-	took, err := timed(func() (err error) {
-		speed, err = j.run(&b.env, dir)
-		return err
-	})
-	r.CPU += s.cpu() - cpu
-	if err != nil {
-		return 0, err
-	}
-	if speed == 0 {
-		speed = 1 / took.Seconds()
-	}
-	return speed, nil
 }

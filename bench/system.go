@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,27 +14,63 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// system is a file system under measurement: a driver, and an image of its own.
+// system is a file system under measurement: a driver, and images of its own.
 type system struct {
 	name   string
 	driver driver
-	image  string
 	dir    string // where it is mounted
 
+	image   string // the one in use
+	source  string // what stands for it in a mount; "": it is not attached
 	mounted bool
-	peak    uint64 // most memory that its server ever had, in bytes; 0: there is none
+	peak    uint64 // most memory that its servers ever had, in bytes; 0: there are none
 }
 
 // driver is a way to mount an image.
 type driver interface {
-	mount(image, dir string) error
+	// attach makes an image ready to be mounted, and says as what.
+	attach(image string) (source string, err error)
+	detach(source string) error
+	mount(source, dir string) error
 	unmount(dir string) error
 	// servers are the processes that serve the mount, if there are any.
 	servers(dir string) []int
 }
 
+// attach takes an image into use, without mounting it.
+func (s *system) attach(image string) error {
+	if s.image == image && s.source != "" {
+		return nil
+	}
+	if err := s.detach(); err != nil {
+		return err
+	}
+	source, err := s.driver.attach(image)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	s.image, s.source = image, source
+	return nil
+}
+
+// detach unmounts the image as well.
+func (s *system) detach() error {
+	if err := s.unmount(); err != nil {
+		return err
+	}
+	if s.source == "" {
+		return nil
+	}
+	source := s.source
+	s.image, s.source = "", ""
+	return s.driver.detach(source)
+}
+
 func (s *system) mount() error {
-	if err := s.driver.mount(s.image, s.dir); err != nil {
+	if s.mounted {
+		return nil
+	}
+	if err := s.driver.mount(s.source, s.dir); err != nil {
 		return fmt.Errorf("%s: mount: %w", s.name, err)
 	}
 	s.mounted = true
@@ -65,18 +100,70 @@ func (s *system) remount() error {
 	return s.mount()
 }
 
-// look notes the memory of the servers.
-func (s *system) look() {
+// rescue has the image mounted after something failed, or nothing mounted at all.
+func (s *system) rescue() error {
+	if s.mounted {
+		if _, err := os.ReadDir(s.dir); err == nil {
+			return nil
+		}
+	}
+	s.release()
+	return s.mount()
+}
+
+// release unmounts whatever is mounted, even if it is in use or dead.
+func (s *system) release() {
+	if err := s.unmount(); err != nil {
+		_ = unix.Unmount(s.dir, unix.MNT_DETACH)
+		s.mounted = false
+	}
+}
+
+// close leaves nothing behind.
+func (s *system) close() {
+	s.release()
+	if err := s.detach(); err != nil {
+		warn("%v", err)
+	}
+}
+
+// check has e2fsck look at the image in use, which is detached for that.
+func (s *system) check() imageState {
+	image := s.image
+	state := imageState{System: s.name, Image: strings.TrimSuffix(filepath.Base(image), ".img")}
+	if err := s.detach(); err != nil {
+		state.Findings = err.Error()
+		return state
+	}
+	if out, err := command("e2fsck", "-fn", image); err != nil {
+		state.Findings = strings.TrimSpace(out + "\n" + err.Error())
+		return state
+	}
+	state.Clean = true
+	return state
+}
+
+// look notes the memory of the servers, and returns the most since forget.
+func (s *system) look() uint64 {
 	var sum uint64
 	for _, pid := range s.driver.servers(s.dir) {
 		sum += peakMemory(pid)
 	}
 	s.peak = max(s.peak, sum)
+	return sum
 }
 
-// cpu is the processor time that the servers have used.
-func (s *system) cpu() time.Duration {
-	var sum time.Duration
+// forget begins a new account of the most memory.
+func (s *system) forget() {
+	for _, pid := range s.driver.servers(s.dir) {
+		// Where it cannot be done, what was before counts as well.
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+	}
+}
+
+// cpu is the processor time that the servers have used, in seconds.
+func (s *system) cpu() float64 {
+	var sum float64
 	for _, pid := range s.driver.servers(s.dir) {
 		sum += processorTime(pid)
 	}
@@ -91,18 +178,18 @@ func dropCaches() error {
 // kernelDriver is the kernel's ext4 on a loop device that bypasses the cache of the image.
 type kernelDriver struct{}
 
-func (kernelDriver) mount(image, dir string) error {
-	out, err := output("losetup", "--find", "--show", "--direct-io=on", image)
-	if err != nil {
-		return err
-	}
-	dev := strings.TrimSpace(out)
-	if _, err := output("mount", "-t", "ext4", dev, dir); err != nil {
-		_, derr := output("losetup", "--detach", dev)
-		return errors.Join(err, derr)
-	}
-	// The kernel detaches the device when the mount is gone.
-	_, err = output("losetup", "--detach", dev)
+func (kernelDriver) attach(image string) (string, error) {
+	out, err := command("losetup", "--find", "--show", "--direct-io=on", image)
+	return strings.TrimSpace(out), err
+}
+
+func (kernelDriver) detach(dev string) error {
+	_, err := command("losetup", "--detach", dev)
+	return err
+}
+
+func (kernelDriver) mount(dev, dir string) error {
+	_, err := command("mount", "-t", "ext4", dev, dir)
 	return err
 }
 
@@ -110,51 +197,55 @@ func (kernelDriver) unmount(dir string) error { return umount(dir) }
 
 func (kernelDriver) servers(string) []int { return nil }
 
+// direct is a driver that mounts image files as they are.
+type direct struct{}
+
+func (direct) attach(image string) (string, error) { return image, nil }
+func (direct) detach(string) error                 { return nil }
+func (direct) servers(dir string) []int            { return processesOf(dir) }
+
 // boxDriver is ext4box as it is shipped.
 type boxDriver struct {
+	direct
 	binary  string
 	options []string
 }
 
 func (d *boxDriver) mount(image, dir string) error {
-	_, err := output(d.binary, append(append([]string{"mount"}, d.options...), image, dir)...)
+	_, err := command(d.binary, append(append([]string{"mount"}, d.options...), image, dir)...)
 	return err
 }
 
 func (d *boxDriver) unmount(dir string) error {
-	_, err := output(d.binary, "umount", dir)
+	_, err := command(d.binary, "umount", dir)
 	return err
 }
-
-func (d *boxDriver) servers(dir string) []int { return processesOf(dir) }
 
 // fuse2fsDriver is the prototype of e2fsprogs.
-type fuse2fsDriver struct{}
+type fuse2fsDriver struct{ direct }
 
 func (fuse2fsDriver) mount(image, dir string) error {
-	_, err := output("fuse2fs", image, dir)
+	_, err := command("fuse2fs", image, dir)
 	return err
 }
 
-func (fuse2fsDriver) unmount(dir string) error {
+func (d fuse2fsDriver) unmount(dir string) error {
 	if err := umount(dir); err != nil {
 		return err
 	}
-	for range 1000 { // it closes the image afterwards
-		if len(processesOf(dir)) == 0 {
+	for range 10_000 { // it closes the image afterwards
+		if len(d.servers(dir)) == 0 {
 			return nil
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
 	return errors.New("fuse2fs does not end")
 }
 
-func (fuse2fsDriver) servers(dir string) []int { return processesOf(dir) }
-
 func umount(dir string) error {
 	var err error
 	for range 50 { // something may look at a new mount for a moment
-		if _, err = output("umount", dir); err == nil {
+		if _, err = command("umount", dir); err == nil {
 			return nil
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -162,18 +253,8 @@ func umount(dir string) error {
 	return err
 }
 
-// output runs a program and returns what it prints; the error has what it complains of.
-func output(name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(complaint.String()))
-	}
-	return out.String(), nil
-}
-
-// processesOf lists the processes that have the directory as an argument.
+// processesOf lists the processes that have the directory as an argument: of ext4box,
+// the server and its keeper.
 func processesOf(dir string) []int {
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -200,17 +281,22 @@ func peakMemory(pid int) uint64 {
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(text)) {
-		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+	return kilobytes(string(text), "VmHWM:") << 10
+}
+
+// kilobytes finds a line of such a size in a file of /proc.
+func kilobytes(text, label string) uint64 {
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, label); ok {
 			n, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
-			return n << 10
+			return n
 		}
 	}
 	return 0
 }
 
-// processorTime is what a process has used of the processors.
-func processorTime(pid int) time.Duration {
+// processorTime is what a process has used of the processors, in seconds.
+func processorTime(pid int) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
@@ -224,5 +310,5 @@ func processorTime(pid int) time.Duration {
 	}
 	user, _ := strconv.ParseUint(fields[11], 10, 64)
 	sys, _ := strconv.ParseUint(fields[12], 10, 64)
-	return time.Duration(user+sys) * 10 * time.Millisecond
+	return float64(user+sys) / 100
 }
