@@ -12,6 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 BENCHTIME   ?= 1s
 BENCHFLAGS  ?=
+BENCHJSON   ?= bin/bench.json
 DIFFERENTIAL_OPS  ?= 20000
 DIFFERENTIAL_SEED ?= 1000
 CRASHPOINTS ?= 2000
@@ -29,7 +30,7 @@ RELEASE     ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages with goroutines, which are tested under the race detector as well.
 RACE := ./blockdev/... ./fuse/... ./server/... ./mount/... ./iomap/... ./ext4/...
 
-.PHONY: all build demo test setup lint fuzz crash differential hostile check-mutants fsx stress links soak bench microbench install uninstall clean
+.PHONY: all build demo test setup lint fuzz crash differential hostile check-mutants fsx stress links soak bench bench-doc microbench install uninstall clean
 
 all: build
 
@@ -93,10 +94,17 @@ differential:
 	DIFFERENTIAL_OPS='$(DIFFERENTIAL_OPS)' DIFFERENTIAL_SEED='$(DIFFERENTIAL_SEED)' \
 		$(GO) test ./test -run TestDifferential -count 1 -timeout 0 -v
 
-# Jobs on ext4box, the kernel's ext4 and fuse2fs, side by side; takes root. BENCHFLAGS
-# are those of the program in bench: --quick, --jobs REGEXP, --unboxed for what the box costs.
+# Jobs on ext4box, the kernel's ext4 and fuse2fs, side by side, for about 15 minutes; takes
+# root, 15 GiB of space, and a machine that does nothing else. The results go to BENCHJSON.
+# BENCHFLAGS are those of the program in bench: --quick, --jobs REGEXP, --scale, --unboxed
+# for what the box costs; "bin/bench --help" has all.
 bench: setup build
-	$(GO) run ./bench $(BENCHFLAGS)
+	$(GO) build -o bin/bench ./bench
+	bin/bench --json '$(BENCHJSON)' $(BENCHFLAGS)
+
+# docs/performance.md from these results.
+bench-doc:
+	$(GO) run ./bench --json '$(BENCHJSON)' --doc docs/performance.md
 
 # Benchmarks of single packages.
 microbench:

@@ -134,7 +134,7 @@ func (r *report) verdicts(p func(string, ...any)) {
 	}
 	p("- Memory of the server through the whole run: %d MiB at most; %d are allowed.", r.Memory.Peak>>20, r.Memory.Limit>>20)
 	if len(r.Scaling) > 0 {
-		p("- Costs that grow by more than %.0f%% with the number of files: %s.", flatWithin*100, list(r.growing()))
+		p("- Costs that grow by more than %.0f%% with the number of files, and more than the kernel's: %s.", flatWithin*100, list(r.growing()))
 	}
 	p("- Images that `e2fsck -fn` found clean after the run: %d of %d.", r.cleanImages(), len(r.Images))
 }

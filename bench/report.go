@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -81,7 +82,9 @@ type growth struct {
 	Points []point `json:"points"`
 	Slope  float64 `json:"slope"`  // cost at the largest size, of that at the smallest
 	Judged bool    `json:"judged"` // the target is that it is flat
-	Flat   bool    `json:"flat"`   // it is so, within a quarter
+	// Verdict is "flat" within a quarter, "as the kernel" if it grows no more than a quarter
+	// beyond what it does there, "grows", or "" where nothing is asked for.
+	Verdict string `json:"verdict"`
 }
 
 type point struct {
@@ -194,10 +197,29 @@ func (o *outcome) sum() {
 	}
 }
 
-func (g *growth) sum() {
-	if n := len(g.Points); n > 1 && g.Points[0].Seconds > 0 {
-		g.Slope = g.Points[n-1].Seconds / g.Points[0].Seconds
-		g.Flat = g.Slope <= 1+flatWithin
+// judge draws the conclusions from the costs of the same operations on all systems.
+func judge(all []growth) {
+	kernel := map[string]float64{}
+	for i := range all {
+		g := &all[i]
+		if n := len(g.Points); n > 1 && g.Points[0].Seconds > 0 {
+			g.Slope = g.Points[n-1].Seconds / g.Points[0].Seconds
+		}
+		if g.System == nameKernel {
+			kernel[g.Name+g.Op] = g.Slope
+		}
+	}
+	for i := range all {
+		g := &all[i]
+		switch {
+		case g.Slope == 0 || !g.Judged:
+		case g.Slope <= 1+flatWithin:
+			g.Verdict = "flat"
+		case g.System != nameKernel && g.Slope <= kernel[g.Name+g.Op]*(1+flatWithin):
+			g.Verdict = "as the kernel"
+		default:
+			g.Verdict = "grows"
+		}
 	}
 }
 
@@ -255,12 +277,17 @@ func shout(verdict string) string {
 		return "BELOW"
 	case "failed":
 		return "FAILED"
+	case "grows":
+		return "GROWS"
 	}
 	return verdict
 }
 
 // table prints the jobs for people.
 func (r *report) table(w io.Writer) {
+	if len(r.Jobs) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	systems := r.systems()
 	fmt.Fprint(t, "job\t")
@@ -343,33 +370,30 @@ func (g *growth) costs() string {
 }
 
 func (g *growth) verdict() string {
-	s := fmt.Sprintf("× %.2f", g.Slope)
-	switch {
-	case len(g.Points) < 2:
+	if g.Slope == 0 {
 		return ""
-	case g.Judged && g.Flat:
-		s += " flat"
-	case g.Judged:
-		s += " GROWS"
 	}
-	return s
+	return strings.TrimSpace(fmt.Sprintf("× %.2f %s", g.Slope, shout(g.Verdict)))
 }
 
-// count writes a round number shortly.
+// count writes a number with commas.
 func count(n int64) string {
-	if n >= 1000 && n%1000 == 0 {
-		return count(n/1000) + ",000"
+	if n < 1000 {
+		return fmt.Sprint(n)
 	}
-	return fmt.Sprint(n)
+	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
 }
 
 func micros(s float64) string { return fmt.Sprintf("%.1f µs", s*1e6) }
 
 // summary prints the conclusions.
 func (r *report) summary(w io.Writer) {
-	fmt.Fprintf(w, "\nratio to the kernel, geometric mean of each class:\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	below := 0
+	fmt.Fprintln(w)
+	if len(r.Classes) > 0 {
+		fmt.Fprintln(w, "ratio to the kernel, geometric mean of each class:")
+	}
 	for _, c := range r.Classes {
 		fmt.Fprintf(t, "  %s\t%.2f\tleast %.2f", c.Class, c.Mean, c.Least)
 		if below += len(c.Below); len(c.Below) > 0 {
@@ -383,7 +407,7 @@ func (r *report) summary(w io.Writer) {
 		fmt.Fprintf(w, "less than %d times (files) or %d times (data) fuse2fs: %s of %d jobs\n", timesFiles, timesData, list(few), of)
 	}
 	if n := r.growing(); len(r.Scaling) > 0 {
-		fmt.Fprintf(w, "costs that grow by more than %.0f%%: %s\n", flatWithin*100, list(n))
+		fmt.Fprintf(w, "costs that grow by more than %.0f%%, and more than the kernel's: %s\n", flatWithin*100, list(n))
 	}
 	fmt.Fprintf(w, "memory of the server: at most %d MiB; %d are allowed\n", r.Memory.Peak>>20, r.Memory.Limit>>20)
 	for _, s := range r.Images {
@@ -413,7 +437,7 @@ func (r *report) peers() (few []string, of int) {
 func (r *report) growing() []string {
 	var all []string
 	for _, g := range r.Scaling {
-		if g.System == nameBox && g.Judged && len(g.Points) > 1 && !g.Flat {
+		if g.System == nameBox && g.Verdict == "grows" {
 			all = append(all, fmt.Sprintf("%s, %s (× %.2f)", g.Op, g.Name, g.Slope))
 		}
 	}
@@ -434,11 +458,7 @@ func list(s []string) string {
 	if len(s) == 0 {
 		return "none"
 	}
-	text := s[0]
-	for _, v := range s[1:] {
-		text += ", " + v
-	}
-	return text
+	return strings.Join(s, ", ")
 }
 
 // number is a figure for people, with three digits.

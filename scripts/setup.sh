@@ -12,6 +12,8 @@ fuse3        fusermount3 mounting as an ordinary user
 attr         setfattr    extended attributes
 acl          setfacl     access control lists
 fio          fio         benchmarks
+fuse2fs      fuse2fs     benchmarks: what to compare with
+git          git         benchmarks: checkout and status
 util-linux   setpriv     mounting, loop devices, other users
 mount        losetup     loop devices
 fdisk        sfdisk      partition tables
