@@ -21,7 +21,7 @@ type fioJob struct {
 }
 
 // longest is how many seconds fio may take: what is counted is what it moved until then.
-const longest = 3
+const longest = 2
 
 // job is the fio job as a job.
 func (f fioJob) job(name, class string, must, aim float64) job {

@@ -159,14 +159,16 @@ func (b *bench) run() (err error) {
 	r.table(os.Stdout)
 	r.growthTable(os.Stdout)
 	r.summary(os.Stdout)
-	if b.json == "" {
-		return nil
+	if b.json != "" {
+		text, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(b.json, append(text, '\n'), 0o644); err != nil {
+			return err
+		}
 	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.json, append(text, '\n'), 0o644)
+	return r.broken()
 }
 
 // all runs everything that is chosen.
@@ -178,6 +180,9 @@ func (b *bench) all() *report {
 		}
 		start := time.Now()
 		outcomes := b.measure(&s)
+		if b.env.ctx.Err() != nil {
+			break
+		}
 		for i := range outcomes {
 			b.say("%s: %.2f %s", outcomes[i].Job, outcomes[i].Ratio, shout(outcomes[i].Verdict))
 		}

@@ -444,6 +444,27 @@ func (r *report) growing() []string {
 	return all
 }
 
+// broken is an error if something failed, rather than being slow.
+func (r *report) broken() error {
+	var failed []string
+	for _, o := range r.Jobs {
+		for _, res := range o.Results {
+			if res.Failure != "" {
+				failed = append(failed, o.Job+" on "+res.System)
+			}
+		}
+	}
+	for _, s := range r.Images {
+		if !s.Clean {
+			failed = append(failed, "the image "+s.Image+" of "+s.System+" is not clean")
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("failed: %s", list(failed))
+	}
+	return nil
+}
+
 func (r *report) cleanImages() int {
 	n := 0
 	for _, s := range r.Images {
