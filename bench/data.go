@@ -23,35 +23,35 @@ func dataJobs() []series {
 	mmapRead := fioJob{rw: "read", size: 1024, limit: 512, block: "64k", engine: "mmap"}
 	mmapWrite := fioJob{rw: "write", size: 1024, limit: 512, block: "64k", engine: "mmap", extra: sync}
 	all := []series{
-		{name: "stream", prepare: direct.lay, cost: 8, jobs: []job{
+		{name: "stream", prepare: direct.lay, cost: 12, jobs: []job{
 			read.job("seq-read-direct", streamDirect, 0.95, 1),
 			write.job("seq-write-direct", streamDirect, 0.95, 1),
 			colder(buffered.job("seq-read-buffered-cold", streamBuffered, 1.1, 1.2)),
 			colder(mmapRead.job("mmap-read-cold", streamBuffered, 1.1, 1.2)),
 			mmapWrite.job("mmap-write", streamBuffered, 1.1, 1.2),
 		}},
-		{name: "stream-new", fresh: true, cost: 3, jobs: []job{fresh.job("seq-write-direct-new", streamDirect, 0.95, 1)}},
+		{name: "stream-new", fresh: true, cost: 4, jobs: []job{fresh.job("seq-write-direct-new", streamDirect, 0.95, 1)}},
 		{name: "stream-new-buffered", fresh: true, cost: 4, jobs: []job{bufferedWrite.job("seq-write-buffered", streamBuffered, 1.1, 1.2)}},
 	}
 
 	for _, n := range []int{1, 4} {
 		suffix := map[int]string{4: "-j4"}[n]
 		files := fioJob{size: 512 / n, block: "4k", jobs: n}
-		s := series{name: "random" + suffix, prepare: files.lay, cost: 16}
+		s := series{name: "random" + suffix, prepare: files.lay, cost: 13}
 		for _, depth := range []int{1, 16} {
 			r := files
-			r.rw, r.depth, r.direct, r.limit = "randread", depth, true, 64*min(depth, 2)/n
+			r.rw, r.depth, r.direct, r.limit = "randread", depth, true, 64/n
 			w := r
 			w.rw = "randwrite"
 			s.jobs = append(s.jobs, r.job(fmt.Sprintf("rand-read-direct-qd%d%s", depth, suffix), randomDirect, 0.8, 0.95),
 				w.job(fmt.Sprintf("rand-write-direct-qd%d%s", depth, suffix), randomDirect, 0.8, 0.95))
 		}
 		mix := files
-		mix.rw, mix.depth, mix.direct, mix.limit, mix.extra = "randrw", 16, true, 128/n, []string{"--rwmixread=70"}
+		mix.rw, mix.depth, mix.direct, mix.limit, mix.extra = "randrw", 16, true, 64/n, []string{"--rwmixread=70"}
 		rb := files
 		rb.rw, rb.engine, rb.limit = "randread", "psync", 64/n
 		wb := files
-		wb.rw, wb.engine, wb.limit, wb.extra = "randwrite", "psync", 256/n, sync
+		wb.rw, wb.engine, wb.limit, wb.extra = "randwrite", "psync", 128/n, sync
 		s.jobs = append(s.jobs, mix.job("rand-mixed-direct-qd16"+suffix, randomDirect, 0.8, 0.95),
 			colder(rb.job("rand-read-buffered-cold"+suffix, randomBuffered, 0.85, 1.2)),
 			colder(wb.job("rand-write-buffered"+suffix, randomBuffered, 0.85, 1.2)))

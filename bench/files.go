@@ -34,7 +34,7 @@ func fileJobs() []series {
 	stat := warmed("stat-warm", "")
 	stat.run = statAll
 	return []series{
-		{name: "tree", cost: 8,
+		{name: "tree", cost: 14,
 			prepare: func(e *env, dir string) error { return e.shell("tar xf $1 -C $2", dir) },
 			jobs: []job{
 				cold("find-cold", find), cold("cat-cold", cat),
@@ -43,24 +43,24 @@ func fileJobs() []series {
 				warmed("cat-warm", cat),
 				stat,
 			}},
-		{name: "copies", fresh: true, chained: true, cost: 10, jobs: []job{
+		{name: "copies", fresh: true, chained: true, cost: 14, jobs: []job{
 			timed("untar", trees, 0.35, 0.6, "mkdir $2/src && tar xf $1 -C $2/src"),
 			timed("cp-a", trees, 0.35, 0.6, "cp -a $2/src $2/copy"),
 			timed("rm-rf", trees, 0.35, 0.6, "rm -rf $2/src $2/copy"),
 		}},
-		{name: "git", prepare: repository, cost: 8, jobs: []job{
+		{name: "git", prepare: repository, cost: 14, jobs: []job{
 			timed("git-checkout", trees, 0.35, 0.6, "cd $2/src && git checkout -q one && git checkout -q main"),
 			warmed("git-status", "cd $2/src && git status --porcelain >/dev/null"),
 		}},
-		nameJobs("", 10_000, 1),
-		nameJobs("-many-dirs", 10_000, 100),
-		{name: "writers", fresh: true, cost: 3, jobs: []job{{name: "create-16-writers", class: names, must: 0.4, aim: 0.7, unit: "s", run: writers}}},
+		nameJobs("", 10_000, 1, 11),
+		nameJobs("-many-dirs", 10_000, 100, 6),
+		{name: "writers", fresh: true, cost: 5, jobs: []job{{name: "create-16-writers", class: names, must: 0.4, aim: 0.7, unit: "s", run: writers}}},
 	}
 }
 
 // nameJobs make, look at, rename and remove n empty files in a number of directories.
-func nameJobs(suffix string, n, dirs int) series {
-	s := series{name: "names" + suffix, fresh: true, chained: true, cost: 5}
+func nameJobs(suffix string, n, dirs int, cost float64) series {
+	s := series{name: "names" + suffix, fresh: true, chained: true, cost: cost}
 	for _, op := range nameOps {
 		j := job{name: op.name + suffix, class: names, must: 0.4, aim: 0.7, unit: "s",
 			run: func(e *env, dir string) (float64, error) { return 0, op.run(e, dir, e.scale(n), dirs) }}

@@ -263,7 +263,7 @@ func (b *bench) advance(cost float64, start time.Time, name string) {
 	b.say("%s took %.0f s; about %s left", name, now.Sub(start).Seconds(), b.progress.left(now).Round(time.Second))
 }
 
-// collect makes the archive of real files: the sources of Go itself, which are on every
+// collect makes the archive of real files: the sources of Go's library, which are on every
 // machine that can build this.
 func (e *env) collect(work string) error {
 	root, err := command("go", "env", "GOROOT")
@@ -275,7 +275,7 @@ func (e *env) collect(work string) error {
 		tree = filepath.Join(tree, "internal")
 	}
 	e.tar = filepath.Join(work, "tree.tar")
-	_, err = command("tar", "cf", e.tar, "-C", tree, ".")
+	_, err = command("tar", "cf", e.tar, "-C", tree, "--exclude=./cmd", ".")
 	return err
 }
 
