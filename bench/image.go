@@ -22,7 +22,7 @@ const (
 // largest is the largest file that ext4 keeps, the host often being that: 16 TiB but for a block.
 const largest = 16<<40 - 4096
 
-// make2fs makes an image. Inode tables and the journal are there from the beginning, where
+// makeImage makes an image. Inode tables and the journal are there from the beginning, where
 // it is not too much: the kernel would else write them while others are measured.
 func makeImage(path, kind string, quick bool) error {
 	size := map[string]int64{mainImage: 4 << 30, imageClean8: 8 << 30, imageHuge: largest, imageMany: 8 << 30, imageFrag: 512 << 20}[kind]
