@@ -115,7 +115,7 @@ func (r *report) describe(p func(string, ...any)) {
 	if transport == "dev" {
 		transport = "/dev/fuse"
 	}
-	row("ext4box", fmt.Sprintf("%s, %s, requests by %s, %s", m.Ext4box, options, transport, m.Go))
+	row("ext4box", fmt.Sprintf("%s; %s; requests by %s", m.Ext4box, options, transport))
 	row("fuse2fs", m.Fuse2fs)
 	row("fio", m.Fio)
 	row("rounds", fmt.Sprintf("%d, on %s, in %.0f minutes", r.Rounds, r.Date.Format("2006-01-02"), r.Seconds/60))
