@@ -134,7 +134,7 @@ func TestKeeperLimits(t *testing.T) {
 				t.Fatal(err)
 			}
 			bdi := fmt.Sprintf("/sys/class/bdi/%d:%d%s", unix.Major(st.Dev), unix.Minor(st.Dev), suffix)
-			for name, want := range map[string]string{"read_ahead_kb": "2048", "max_ratio": "100", "strict_limit": "0"} {
+			for name, want := range map[string]string{"read_ahead_kb": "2048", "max_ratio": "20", "strict_limit": "1"} {
 				got, err := os.ReadFile(filepath.Join(bdi, name))
 				if err != nil || strings.TrimSpace(string(got)) != want {
 					t.Errorf("%s/%s: %q, want %s; %v", bdi, name, got, want, err)
