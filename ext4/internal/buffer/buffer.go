@@ -63,6 +63,34 @@ type Tag struct {
 
 func (t Tag) word() uint64 { return uint64(t.Kind)<<32 | uint64(t.Owner) }
 
+// Note is something beyond the check that its user has found out about a block
+// and does not want to find out again: a set of bits, of the user's choice. It
+// holds for one tag, as long as the block keeps it, and until the block changes.
+type Note uint8
+
+const noteShift = 48
+
+// Noted tells whether the block has a note.
+func (b *Buffer) Noted(t Tag, n Note) bool {
+	v := b.verified.Load()
+	return v&(1<<noteShift-1) == t.word() && Note(v>>noteShift)&n == n
+}
+
+// SetNote adds a note to a block that was read with the tag, by somebody who
+// keeps others from changing it.
+func (b *Buffer) SetNote(t Tag, n Note) {
+	if v := b.verified.Load(); v&(1<<noteShift-1) == t.word() {
+		b.verified.CompareAndSwap(v, v|uint64(n)<<noteShift)
+	}
+}
+
+// Unnote takes the notes back. Who notes something must do so before changing the
+// block.
+func (b *Buffer) Unnote() { b.verified.And(1<<noteShift - 1) }
+
+// is tells whether the block is verified as what the tag says.
+func (b *Buffer) is(t Tag) bool { return b.verified.Load()&(1<<noteShift-1) == t.word() }
+
 // Buffer is one block in memory.
 type Buffer struct {
 	Block uint64
@@ -125,7 +153,7 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 	if b == nil {
 		b = c.blocks.Add(blk, &Buffer{Block: blk})
 	}
-	if b.verified.Load() == tag.word() {
+	if b.is(tag) {
 		return b, nil
 	}
 	b.load.Lock()
@@ -137,7 +165,7 @@ func (c *Cache) Read(blk uint64, tag Tag, check func(b []byte) error) (*Buffer, 
 		}
 		b.Data, b.loaded = data, true
 	}
-	if b.verified.Load() == tag.word() {
+	if b.is(tag) {
 		return b, nil
 	}
 	if err := check(b.Data); err != nil {

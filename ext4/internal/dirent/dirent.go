@@ -204,6 +204,11 @@ func (d *Dir) locateBy(m *matcher, blocks uint64) (place, error) {
 // search looks for a name in a block of entries. Without it ino is 0.
 func (d *Dir) search(b *buffer.Buffer, m *matcher) (p place) {
 	prev := -1
+	if m.exact() {
+		p.b = b
+		p.ino, p.off, p.prev = disk.FindDirEntry(b.Data, m.name)
+		return p
+	}
 	d.each(b.Data, func(off int, e *disk.DirEntry) bool {
 		if e.Inode != 0 && m.matches(e.Name) {
 			p = place{ino: e.Inode, b: b, off: off, prev: prev}
@@ -236,11 +241,14 @@ func (f *Format) matcher(name string, casefold, rawNames bool) matcher {
 	return m
 }
 
+// exact tells whether the name is the only one that matches.
+func (m *matcher) exact() bool { return m.by == nil && m.fold == nil }
+
 func (m *matcher) matches(name []byte) bool {
 	switch {
 	case m.by != nil:
 		return m.by(name)
-	case m.fold == nil:
+	case m.exact():
 		return string(name) == m.name
 	}
 	f, err := m.fold(m.buf[:0], name)
@@ -298,8 +306,25 @@ func (d *Dir) block(blk, phys uint64, kind func(uint64, []byte) buffer.Kind) (*b
 
 func (d *Dir) tag() buffer.Tag { return buffer.Tag{Kind: buffer.DirLeaf, Owner: d.Map.Ino} }
 
-func (d *Dir) what(phys uint64) string {
-	return "directory " + disk.InodeName(d.Map.Ino) + " at block " + strconv.FormatUint(phys, 10)
+func (d *Dir) what(phys uint64) where { return where{ino: d.Map.Ino, blk: phys} }
+
+// where is what an error is about: a block of a directory, or without one the
+// directory, inline or not.
+type where struct {
+	ino    uint32
+	blk    uint64
+	inline bool
+}
+
+func (w where) String() string {
+	what := "directory " + disk.InodeName(w.ino)
+	if w.inline {
+		what = "inline " + what
+	}
+	if w.blk != 0 {
+		what += " at block " + strconv.FormatUint(w.blk, 10)
+	}
+	return what
 }
 
 // check verifies structure and checksum of a directory block.
@@ -311,31 +336,31 @@ func (d *Dir) check(blk, phys uint64, b []byte, kind buffer.Kind) error {
 		}
 		stored, computed, ok := disk.DxChecksum(d.Map.Seed, b, kind == buffer.DxRoot)
 		if !ok || stored != computed {
-			return disk.Corruptf(what, "index checksum is %#x instead of %#x", stored, computed)
+			return disk.Corruptf(what.String(), "index checksum is %#x instead of %#x", stored, computed)
 		}
 		return d.checkEntries(what, b)
 	}
 	if d.Map.Sums.Metadata {
 		stored, ok := disk.DirTail(b)
 		if !ok {
-			return disk.Corruptf(what, "block has no room for its checksum")
+			return disk.Corruptf(what.String(), "block has no room for its checksum")
 		}
 		if computed := disk.DirLeafChecksum(d.Map.Seed, b); stored != computed {
-			return disk.Corruptf(what, "checksum is %#x instead of %#x", stored, computed)
+			return disk.Corruptf(what.String(), "checksum is %#x instead of %#x", stored, computed)
 		}
 	}
 	return d.checkEntries(what, b)
 }
 
 // checkEntries verifies that entries tile the block and are plausible.
-func (d *Dir) checkEntries(what string, b []byte) error {
+func (d *Dir) checkEntries(what where, b []byte) error {
 	for off := 0; off < len(b); {
 		e, problem := disk.DecodeDirEntry(b, off, d.Filetype)
 		if problem == "" && e.Inode != 0 {
 			problem = d.implausible(&e, d.RawNames)
 		}
 		if problem != "" {
-			return disk.Corruptf(what, "offset %d: %s", off, problem)
+			return disk.Corruptf(what.String(), "offset %d: %s", off, problem)
 		}
 		off += e.RecLen
 	}

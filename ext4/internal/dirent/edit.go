@@ -28,7 +28,7 @@ type Grow func() (blk, phys uint64, err error)
 // EINVAL, ENAMETOOLONG, ENOKEY for an encrypted directory, EUCLEAN, and those
 // of grow.
 func (d *Dir) Add(tx buffer.Tx, grow Grow, name string, ino uint32, ftype uint8) error {
-	if err := d.checkNew(d.name(), name, ino, d.Casefold, d.RawNames); err != nil {
+	if err := d.checkNew(d.what(0), name, ino, d.Casefold, d.RawNames); err != nil {
 		return err
 	}
 	if d.Indexed && !d.Index {
@@ -57,7 +57,7 @@ func (d *Dir) Remove(tx buffer.Tx, name string) (ino uint32, err error) {
 		return 0, err
 	}
 	if d.Indexed && p.blk == 0 {
-		return 0, disk.Corruptf(d.what(p.b.Block), "%q is in the root of the index", name)
+		return 0, disk.Corruptf(d.what(p.b.Block).String(), "%q is in the root of the index", name)
 	}
 	area, err := d.entries(p.b)
 	if err != nil {
@@ -161,7 +161,7 @@ func (d *Dir) AddCredits() (blocks, grows int) {
 func (d *Dir) ChangeCredits() int { return 1 }
 
 // checkNew verifies that a name can be added.
-func (f *Format) checkNew(what, name string, ino uint32, casefold, rawNames bool) error {
+func (f *Format) checkNew(what where, name string, ino uint32, casefold, rawNames bool) error {
 	var errno error
 	switch {
 	case rawNames:
@@ -210,6 +210,7 @@ func (e *edit) modify(b *buffer.Buffer, kind buffer.Kind) error {
 }
 
 func (e *edit) touch(b *buffer.Buffer, kind buffer.Kind) error {
+	b.Unnote()
 	for i := range e.n {
 		if e.touched[i].b == b {
 			e.touched[i].kind = kind

@@ -94,7 +94,7 @@ func (e *edit) makeIndex(b *buffer.Buffer) error {
 		return err
 	}
 	if dots != 2 {
-		return disk.Corruptf(what, "does not start with . and ..")
+		return disk.Corruptf(what.String(), "does not start with . and ..")
 	}
 	if err := e.modify(b, buffer.DirLeaf); err != nil {
 		return err

@@ -55,7 +55,7 @@ func (d *Dir) index(blocks uint64) (p path, h hasher, err error) {
 	if err != nil {
 		return p, h, err
 	}
-	root, node, err := disk.DecodeDxRoot(d.name(), b.Data, d.indexLevels(), d.Map.Sums.Metadata)
+	root, node, err := d.root(b)
 	if err != nil {
 		return p, h, unusable{err}
 	}
@@ -63,6 +63,39 @@ func (d *Dir) index(blocks uint64) (p path, h hasher, err error) {
 	p = path{d: d, blocks: blocks, visits: blocks, levels: int(root.Levels)}
 	p.frames[0] = frame{b: b, node: node}
 	return p, h, nil
+}
+
+// Notes of index blocks, the order of whose entries has been checked: which costs
+// more than to find an entry. A change of the block takes them back; see edit.touch.
+const (
+	sortedRoot buffer.Note = 1 << iota
+	sortedNode
+)
+
+// root decodes the root of the index.
+func (d *Dir) root(b *buffer.Buffer) (root disk.DxRoot, node disk.DxNode, err error) {
+	if b.Noted(d.tag(), sortedRoot) {
+		if root, node, err = disk.ViewDxRoot("", b.Data, d.indexLevels(), d.Map.Sums.Metadata); err == nil {
+			return root, node, nil
+		}
+	}
+	if root, node, err = disk.DecodeDxRoot(d.name(), b.Data, d.indexLevels(), d.Map.Sums.Metadata); err == nil {
+		b.SetNote(d.tag(), sortedRoot)
+	}
+	return root, node, err
+}
+
+// node decodes an inner block of the index.
+func (d *Dir) node(b *buffer.Buffer) (node disk.DxNode, err error) {
+	if b.Noted(d.tag(), sortedNode) {
+		if node, err = disk.ViewDxNode("", b.Data, d.Map.Sums.Metadata); err == nil {
+			return node, nil
+		}
+	}
+	if node, err = disk.DecodeDxNode(d.what(b.Block).String(), b.Data, d.Map.Sums.Metadata); err == nil {
+		b.SetNote(d.tag(), sortedNode)
+	}
+	return node, err
 }
 
 // locateIndexed looks a name up by its hash.
@@ -118,9 +151,8 @@ func (p *path) descend(hash uint32) error {
 		if err != nil {
 			return err
 		}
-		node, err := disk.DecodeDxNode(p.d.name(), b.Data, p.d.Map.Sums.Metadata)
+		node, err := p.d.node(b)
 		if err != nil {
-			_, err = disk.DecodeDxNode(p.d.what(b.Block), b.Data, p.d.Map.Sums.Metadata)
 			return err
 		}
 		p.depth++
@@ -168,7 +200,7 @@ func (p *path) next() error {
 	return p.descend(0)
 }
 
-func (d *Dir) name() string { return "directory " + disk.InodeName(d.Map.Ino) }
+func (d *Dir) name() string { return d.what(0).String() }
 
 // mapped returns a block that the index refers to, which must exist.
 func (d *Dir) mapped(blk, blocks uint64, kind func(uint64, []byte) buffer.Kind) (*buffer.Buffer, error) {

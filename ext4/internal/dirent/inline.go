@@ -27,11 +27,11 @@ type Inline struct {
 func (d *Inline) Read(pos int64, fn func(Entry) bool) error {
 	what := d.what()
 	if len(d.Head) < inlineParent {
-		return disk.Corruptf(what, "%d bytes are too few", len(d.Head))
+		return disk.Corruptf(what.String(), "%d bytes are too few", len(d.Head))
 	}
 	parent := binary.LittleEndian.Uint32(d.Head)
 	if parent == 0 || parent > d.InodesMax {
-		return disk.Corruptf(what, "parent %d does not exist", parent)
+		return disk.Corruptf(what.String(), "parent %d does not exist", parent)
 	}
 	if pos <= 0 && !fn(Entry{Ino: d.Ino, Type: disk.FTDir, Name: []byte("."), Next: 1}) {
 		return nil
@@ -53,7 +53,7 @@ func (d *Inline) Read(pos int64, fn func(Entry) bool) error {
 				problem = d.implausible(&e, d.RawNames)
 			}
 			if problem != "" {
-				return disk.Corruptf(what, "offset %d: %s", a.base+int64(off), problem)
+				return disk.Corruptf(what.String(), "offset %d: %s", a.base+int64(off), problem)
 			}
 			next := a.base + int64(off+e.RecLen)
 			if e.Inode != 0 && a.base+int64(off) >= pos &&

@@ -99,7 +99,7 @@ func (d *Inline) Replace(name string, ino uint32, ftype uint8) (old uint32, err 
 }
 
 // Empty is [Dir.Empty] for an inline directory.
-func (d *Inline) Empty() (bool, error) { return empty(d.what(), d.Read) }
+func (d *Inline) Empty() (bool, error) { return empty(d.what().String(), d.Read) }
 
 // Convert makes the first block of to, which has none yet, with the content of
 // the inline directory. Its credits are those of [Dir.Init]. Positions of
@@ -110,7 +110,7 @@ func (d *Inline) Convert(tx buffer.Tx, to *Dir, grow Grow) error {
 	}
 	records := slices.Concat(d.area(0), d.area(1))
 	if len(records)+dotsSize+disk.DirTailSize > int(to.blockSize()) {
-		return disk.Corruptf(d.what(), "%d bytes are more than a block holds", len(records))
+		return disk.Corruptf(d.what().String(), "%d bytes are more than a block holds", len(records))
 	}
 	e := edit{d: to, tx: tx, grow: grow}
 	defer e.seal()
@@ -195,7 +195,7 @@ func (d *Inline) modify(i int) []byte {
 // check verifies the whole directory.
 func (d *Inline) check() error { return d.Read(0, func(Entry) bool { return true }) }
 
-func (d *Inline) what() string { return "inline directory " + disk.InodeName(d.Ino) }
+func (d *Inline) what() where { return where{ino: d.Ino, inline: true} }
 
 // locate finds the entry of a name, which is not "." or "..", in a directory
 // that it checks: the area, the offset there and that of the record before it.

@@ -28,18 +28,18 @@ func (d *Dir) entries(b *buffer.Buffer) ([]byte, error) {
 		return b.Data, nil
 	}
 	if _, ok := disk.DirTail(b.Data); !ok {
-		return nil, disk.Corruptf(d.what(b.Block), "is used as a leaf and has no place for the checksum of one")
+		return nil, disk.Corruptf(d.what(b.Block).String(), "is used as a leaf and has no place for the checksum of one")
 	}
 	return b.Data[:len(b.Data)-disk.DirTailSize], nil
 }
 
 // walk calls fn for all records of an area, until it returns false.
-func (f *Format) walk(what string, area []byte, fn func(off int, e *disk.DirEntry) bool) error {
+func (f *Format) walk(what where, area []byte, fn func(off int, e *disk.DirEntry) bool) error {
 	var e disk.DirEntry // one for all entries, since it escapes
 	for off := 0; off < len(area); off += e.RecLen {
 		var problem string
 		if e, problem = disk.DecodeDirEntry(area, off, f.Filetype); problem != "" {
-			return disk.Corruptf(what, "offset %d: %s", off, problem)
+			return disk.Corruptf(what.String(), "offset %d: %s", off, problem)
 		}
 		if !fn(off, &e) {
 			return nil
@@ -49,16 +49,12 @@ func (f *Format) walk(what string, area []byte, fn func(off int, e *disk.DirEntr
 }
 
 // room finds the first record with room for need bytes.
-func (f *Format) room(what string, area []byte, need int) (s slot, ok bool, err error) {
-	err = f.walk(what, area, func(off int, e *disk.DirEntry) bool {
-		s = slot{off: off, size: e.RecLen}
-		if e.Inode != 0 {
-			s.used = disk.DirEntrySize(len(e.Name))
-		}
-		ok = s.size-s.used >= need
-		return !ok
-	})
-	return s, ok && err == nil, err
+func (f *Format) room(what where, area []byte, need int) (s slot, ok bool, err error) {
+	off, size, used, ok := disk.DirRoom(area, need)
+	if !ok {
+		return s, false, f.walk(what, area, func(int, *disk.DirEntry) bool { return true })
+	}
+	return slot{off, size, used}, size > 0, nil
 }
 
 // fill puts an entry into a slot that has room for it.
@@ -72,10 +68,10 @@ func (f *Format) fill(area []byte, s slot, e disk.DirEntry) {
 
 // erase removes the record at off, which follows the one at prev unless that is
 // negative. What it held is wiped, as the kernel does.
-func (f *Format) erase(what string, area []byte, off, prev int) error {
+func (f *Format) erase(what where, area []byte, off, prev int) error {
 	e, problem := disk.DecodeDirEntry(area, off, f.Filetype)
 	if problem != "" {
-		return disk.Corruptf(what, "offset %d: %s", off, problem)
+		return disk.Corruptf(what.String(), "offset %d: %s", off, problem)
 	}
 	clear(area[off : off+e.RecLen])
 	if prev >= 0 {

@@ -95,7 +95,7 @@ func (e *edit) splitLeaf(p *path, b *buffer.Buffer, area []byte, records []recor
 		moved += records[at].size
 	}
 	if at <= 0 {
-		return disk.Corruptf(d.what(b.Block), "is full of %d entries of %d bytes", len(records), moved)
+		return disk.Corruptf(d.what(b.Block).String(), "is full of %d entries of %d bytes", len(records), moved)
 	}
 	hash := records[at].hash
 	if hash == records[at-1].hash {

@@ -86,6 +86,59 @@ func DecodeDirEntry(b []byte, off int, filetype bool) (e DirEntry, problem strin
 	return e, ""
 }
 
+// FindDirEntry is the inode number of a name in a checked block of entries, the
+// offset of its record, and that of the record before it or -1. Without the name
+// ino is 0. It is what lookups do most, and compares no more than it must.
+func FindDirEntry(b []byte, name string) (ino uint32, off, prev int) {
+	le := binary.LittleEndian
+	n, prev := len(name), -1
+	if n == 0 || n > NameMax {
+		return 0, 0, -1
+	}
+	last := name[n-1] // names in one directory differ more at their ends
+	for off+DirEntryHeader+n <= len(b) {
+		if e := b[off:]; int(e[6]) == n && e[DirEntryHeader+n-1] == last && string(e[DirEntryHeader:DirEntryHeader+n]) == name {
+			if ino := le.Uint32(e); ino != 0 {
+				return ino, off, prev
+			}
+		}
+		size := recLen(le.Uint16(b[off+4:]), len(b))
+		if size < DirEntryHeader {
+			break // cannot be: the block is checked
+		}
+		prev = off
+		off += size
+	}
+	return 0, 0, -1
+}
+
+// DirRoom finds the first record of an area of entries that has room for another
+// entry of need bytes, of which it has used by its own. size is 0 if there is
+// none. Each record on the way is checked as [DecodeDirEntry] does; ok is false
+// if one is malformed.
+func DirRoom(b []byte, need int) (off, size, used int, ok bool) {
+	le := binary.LittleEndian
+	for off < len(b) {
+		if off+DirEntryHeader > len(b) {
+			return 0, 0, 0, false
+		}
+		e := b[off:]
+		size, n := recLen(le.Uint16(e[4:]), len(b)), int(e[6])
+		if size < DirEntryHeader+4 || size%4 != 0 || size > len(e) || DirEntryHeader+n > size {
+			return 0, 0, 0, false
+		}
+		used := 0
+		if le.Uint32(e) != 0 {
+			used = DirEntrySize(n)
+		}
+		if size-used >= need {
+			return off, size, used, true
+		}
+		off += size
+	}
+	return 0, 0, 0, true
+}
+
 // DirRecLen is the length of the record at off of a directory block, of which at
 // least the header must be inside, unchecked.
 func DirRecLen(b []byte, off int) int {

@@ -62,6 +62,16 @@ func (n *DxNode) Search(hash uint32) int {
 // the deepest index that the filesystem's features allow, csum says whether
 // entries leave room for a checksum.
 func DecodeDxRoot(what string, b []byte, maxLevels int, csum bool) (DxRoot, DxNode, error) {
+	root, n, err := ViewDxRoot(what, b, maxLevels, csum)
+	if err == nil {
+		err = n.checkOrder(what)
+	}
+	return root, n, err
+}
+
+// ViewDxRoot is [DecodeDxRoot] without a look at the order of the entries, for a
+// block that has passed that and has not changed since.
+func ViewDxRoot(what string, b []byte, maxLevels int, csum bool) (DxRoot, DxNode, error) {
 	le := binary.LittleEndian
 	root := DxRoot{HashVersion: HashVersion(b[dxRootInfo+4]), Levels: b[dxRootInfo+6]}
 	infoLen := b[dxRootInfo+5]
@@ -81,6 +91,15 @@ func DecodeDxRoot(what string, b []byte, maxLevels int, csum bool) (DxRoot, DxNo
 
 // DecodeDxNode reads and checks an inner block of a directory index.
 func DecodeDxNode(what string, b []byte, csum bool) (DxNode, error) {
+	n, err := ViewDxNode(what, b, csum)
+	if err == nil {
+		err = n.checkOrder(what)
+	}
+	return n, err
+}
+
+// ViewDxNode is to [DecodeDxNode] what [ViewDxRoot] is to [DecodeDxRoot].
+func ViewDxNode(what string, b []byte, csum bool) (DxNode, error) {
 	if !IsDxNode(b) {
 		return DxNode{}, Corruptf(what, "index points here, and it is no index node")
 	}
@@ -107,12 +126,16 @@ func decodeDxEntries(what string, b []byte, off int, csum bool) (DxNode, error) 
 	if n.Count == 0 || n.Count > n.Limit {
 		return n, Corruptf(what, "index node claims %d entries of %d", n.Count, n.Limit)
 	}
+	return n, nil
+}
+
+func (n *DxNode) checkOrder(what string) error {
 	for i := 2; i < n.Count; i++ {
 		if n.Hash(i) < n.Hash(i-1) {
-			return n, Corruptf(what, "index entry %d is out of order", i)
+			return Corruptf(what, "index entry %d is out of order", i)
 		}
 	}
-	return n, nil
+	return nil
 }
 
 // DxChecksum returns the stored and the computed checksum of an index block
