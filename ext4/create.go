@@ -332,10 +332,8 @@ func (fs *FS) inheritACL(in, d *inode, umask uint32) ([]xattr.Attr, error) {
 
 // fill writes a new inode, what it contains, and its name.
 func (fs *FS) fill(tx *journal.Handle, in, d *inode, name string, n NewNode, attrs []xattr.Attr) error {
-	// The slot may still have what an earlier inode left there.
-	if err := fs.editSlot(tx, in.ino, func(raw []byte) { clear(raw) }); err != nil {
-		return err
-	}
+	in.fresh = true
+	in.bare.Store(true)
 	switch {
 	case in.IsDir():
 		if err := fs.initDir(tx, in, d.ino); err != nil {

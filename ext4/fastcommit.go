@@ -197,7 +197,7 @@ func (fs *FS) storedSectors(ino Ino, fi *fastcommit.Inode) (uint64, error) {
 	if fd := fs.fastDir(ino); fi.Reset || fd != nil && fd.Made {
 		return 0, nil
 	}
-	raw, err := fs.storedInode(ino)
+	raw, err := fs.storedInode(ino, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -215,7 +215,7 @@ func (fs *FS) fastSpace() (clusters, inodes uint64, err error) {
 	huge := fs.sb.ROCompat&disk.ROCompatHugeFile != 0
 	budget := maxRuns
 	for n, fi := range fs.fc.Inodes() {
-		raw, err := fs.storedInode(Ino(n))
+		raw, err := fs.storedInode(Ino(n), nil)
 		if err != nil || fi.Freed {
 			continue // there is no such inode, or none any longer
 		}

@@ -219,7 +219,7 @@ func (f *fastRecovery) patch(ino Ino, fi *fastcommit.Inode, before *inode, there
 	fs := f.fs
 	raw := make([]byte, fs.geo.InodeSize)
 	if there {
-		stored, err := fs.storedInode(ino)
+		stored, err := fs.storedInode(ino, nil)
 		if err != nil {
 			return nil, err
 		}

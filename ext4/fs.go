@@ -140,6 +140,7 @@ type FS struct {
 	guard   *mmp.Guard  // nil: not needed
 
 	zones      *syszone.Zones
+	tables     []atomic.Uint64 // where the inode table of a group is, once its descriptor was checked
 	roReason   string
 	dirFormat  dirent.Format
 	superBlock uint64 // block of the superblock in use
@@ -280,6 +281,7 @@ func (fs *FS) load() error {
 		fs.dirFormat.Strict = sb.EncodingFlags&disk.EncodingStrict != 0
 	}
 	fs.free = freeSummary{}
+	fs.tables = make([]atomic.Uint64, min(fs.geo.Groups, maxTables))
 	fs.zones = syszone.New(&fs.geo, sb.GroupsPerFlex(), fs.superBlock, fs.readGroup)
 	return nil
 }

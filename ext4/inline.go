@@ -128,7 +128,7 @@ func (fs *FS) putInlineTail(tx *journal.Handle, in *inode, tail []byte) error {
 	if xattr.Fit(attrs, xattr.InodeRoom(int(fs.geo.InodeSize), in.ExtraIsize)) < len(attrs) {
 		return disk.Corruptf(disk.InodeName(uint32(in.ino)), "has no room for %d bytes of inline data beside its attributes", len(tail))
 	}
-	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { xattr.EncodeInode(raw, in.ExtraIsize, attrs) })
+	return fs.editInodeXattrs(tx, in, attrs)
 }
 
 // putInline stores an inode, which is locked, with content, which must fit, and

@@ -13,6 +13,7 @@ import (
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/fastcommit"
+	"ext4box/ext4/internal/xattr"
 )
 
 // Tags of blocks whose parts are checked one by one as they are used.
@@ -22,6 +23,9 @@ var (
 	symlinkTag    = buffer.Tag{Kind: buffer.Symlink}
 	superblockTag = buffer.Tag{Kind: buffer.Superblock}
 )
+
+// usualInode is the size of inodes on most filesystems.
+const usualInode = 256
 
 func noCheck([]byte) error { return nil }
 
@@ -49,10 +53,12 @@ type inode struct {
 	mu sync.RWMutex
 	disk.Inode
 	seed    uint32 // of its checksums
+	fresh   bool   // its place in the inode table has what an earlier inode left there
 	size    uint64 // as this type of inode counts it
 	deleted bool   // the number may belong to another inode by now
 
 	distinct atomic.Bool // of a directory: no block is in it twice
+	bare     atomic.Bool // there are no attributes behind its fields in the inode table
 
 	// What only a writable filesystem uses; under mu.
 	pending       []reserved // for writes that have not ended
@@ -79,6 +85,7 @@ func (in *inode) put() { in.refs.Add(-1) }
 var inodePolicy = cache.Policy[inode]{
 	Acquire: func(in *inode) { in.refs.Add(1) },
 	Pinned:  func(in *inode) bool { return in.refs.Load() > 0 || in.pinned.Load() },
+	Exact:   true,
 }
 
 func (in *inode) inline() bool    { return in.Flags&disk.FlagInlineData != 0 }
@@ -197,7 +204,7 @@ func (fs *FS) ownInode(ino Ino) bool { return fs.private(ino) || uint32(ino) == 
 // rawInode returns the bytes of an inode, with fast commits applied. They may be
 // a part of a cached block and must not be modified.
 func (fs *FS) rawInode(ino Ino) ([]byte, error) {
-	raw, err := fs.storedInode(ino)
+	raw, err := fs.storedInode(ino, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -214,23 +221,24 @@ func patched(raw []byte, fi *fastcommit.Inode) []byte {
 	return raw
 }
 
-// storedInode returns the bytes of an inode as they are on disk.
-func (fs *FS) storedInode(ino Ino) ([]byte, error) {
+// storedInode returns the bytes of an inode as they are on disk, copied into buf where
+// they can change, which grows if it has to.
+func (fs *FS) storedInode(ino Ino, buf []byte) ([]byte, error) {
 	if ino == 0 || uint32(ino) > fs.geo.InodesCount {
 		return nil, fmt.Errorf("inode %d does not exist: %w", ino, syscall.ESTALE)
 	}
 	group, index := fs.geo.InodeGroup(uint32(ino))
-	desc, err := fs.group(group)
+	table, err := fs.inodeTable(group)
 	if err != nil {
 		return nil, err
 	}
 	perBlock := fs.geo.BlockSize / fs.geo.InodeSize
 	at := index / perBlock
-	blk := desc.InodeTable + uint64(at)
+	blk := table + uint64(at)
 	if !fs.blks.Has(blk) {
 		ahead := min(inodeReadAhead, inodeReadAheadBytes/fs.geo.BlockSize)
 		first := at &^ (ahead - 1)
-		fs.blks.Prefetch(desc.InodeTable+uint64(first), int(min(ahead, fs.geo.InodeTableBlocks-first)))
+		fs.blks.Prefetch(table+uint64(first), int(min(ahead, fs.geo.InodeTableBlocks-first)))
 	}
 	b, err := fs.blks.Read(blk, inodeTableTag, noCheck)
 	if err != nil {
@@ -242,7 +250,7 @@ func (fs *FS) storedInode(ino Ino) ([]byte, error) {
 		// The orphan list changes inodes that others are about to read.
 		b.RLock()
 		defer b.RUnlock()
-		raw = append([]byte(nil), raw...)
+		raw = append(buf[:0], raw...)
 	}
 	return raw, nil
 }
@@ -263,7 +271,8 @@ func (fs *FS) systemInode(what string, ino uint32) (*inode, error) {
 // loadInode reads and checks any inode, also a private one.
 func (fs *FS) loadInode(ino Ino) (*inode, error) {
 	// Once: the next time the orphan list may have changed it.
-	stored, err := fs.storedInode(ino)
+	var buf [usualInode]byte
+	stored, err := fs.storedInode(ino, buf[:])
 	if err != nil {
 		return nil, err
 	}
@@ -277,47 +286,52 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 		return nil, fmt.Errorf("inode %d is not in use: %w", ino, syscall.ESTALE)
 	}
 	in.seed = fs.sums.InodeSeed(uint32(ino), in.Generation)
-	what := disk.InodeName(uint32(ino))
 	// An image from a fast commit has no checksum that could be right.
 	if fs.sums.Metadata && (fi == nil || fi.Image == nil) {
 		// A fast commit may have changed the link count.
 		sum := disk.InodeChecksum(in.seed, stored, in.HasHiCsum)
 		if sum != in.Checksum {
-			return nil, disk.Corruptf(what, "checksum is %#x instead of %#x", in.Checksum, sum)
+			return nil, in.corrupt("checksum is %#x instead of %#x", in.Checksum, sum)
 		}
 	}
 	if extra := int(in.ExtraIsize); disk.InodeSizeOld+extra > int(fs.geo.InodeSize) || extra%4 != 0 {
-		return nil, disk.Corruptf(what, "extra size %d is impossible", extra)
+		return nil, in.corrupt("extra size %d is impossible", extra)
 	}
 	in.size = in.Size
 	if !in.IsReg() && fs.sb.Incompat&disk.IncompatLargeDir == 0 {
 		in.size &= 0xFFFFFFFF // the high half is another field
 	}
 	if in.size >= 1<<63 {
-		return nil, disk.Corruptf(what, "size %d is impossible", in.size)
+		return nil, in.corrupt("size %d is impossible", in.size)
 	}
 	if in.FileACL != 0 && !fs.mayHave(in.FileACL, 1) {
-		return nil, disk.Corruptf(what, "attribute block %d is not for files", in.FileACL)
+		return nil, in.corrupt("attribute block %d is not for files", in.FileACL)
 	}
 	in.quota.booked = fs.usageOf(in)
-	return in, fs.checkContent(in, what)
+	in.bare.Store(!xattr.InInode(raw, in.ExtraIsize))
+	return in, fs.checkContent(in)
+}
+
+// corrupt is an error about what the inode says.
+func (in *inode) corrupt(format string, args ...any) error {
+	return disk.Corruptf(disk.InodeName(uint32(in.ino)), format, args...)
 }
 
 // checkContent verifies what the type of the inode says about its block area.
-func (fs *FS) checkContent(in *inode, what string) error {
+func (fs *FS) checkContent(in *inode) error {
 	if in.inline() {
 		switch in.Type() {
 		case disk.ModeReg, disk.ModeDir, disk.ModeLink:
 		default:
-			return disk.Corruptf(what, "has inline data, its type %#o cannot", in.Type())
+			return in.corrupt("has inline data, its type %#o cannot", in.Type())
 		}
 		if in.Flags&disk.FlagExtents != 0 {
-			return disk.Corruptf(what, "has both inline data and extents")
+			return in.corrupt("has both inline data and extents")
 		}
 		if fs.sb.Incompat&disk.IncompatInlineData == 0 {
-			return disk.Corruptf(what, "has inline data without the filesystem having the feature")
+			return in.corrupt("has inline data without the filesystem having the feature")
 		}
-		return fs.checkInline(in, what)
+		return fs.checkInline(in, disk.InodeName(uint32(in.ino)))
 	}
 	switch in.Type() {
 	case disk.ModeReg, disk.ModeDir:
@@ -332,7 +346,7 @@ func (fs *FS) checkContent(in *inode, what string) error {
 	case disk.ModeChar, disk.ModeBlock, disk.ModeFifo, disk.ModeSocket:
 		return nil
 	}
-	return disk.Corruptf(what, "file type %#o is unknown", in.Type())
+	return in.corrupt("file type %#o is unknown", in.Type())
 }
 
 // fastSymlink tells whether the target of a symbolic link is in the inode's

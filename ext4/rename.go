@@ -283,9 +283,8 @@ func (r *rename) leave(tx *journal.Handle, flags uint32) error {
 		return err
 	}
 	w.ino, w.seed = Ino(ino), fs.sums.InodeSeed(ino, w.Generation)
-	if err := fs.editRaw(tx, w.ino, w.seed, func(raw []byte) { clear(raw) }); err != nil {
-		return err
-	}
+	w.fresh = true
+	w.bare.Store(true)
 	if len(attrs) > 0 {
 		if _, err := fs.putXattrs(tx, w, attrs); err != nil {
 			return err

@@ -128,6 +128,26 @@ func (fs *FS) group(group uint32) (disk.GroupDesc, error) {
 	return d, err
 }
 
+// maxTables is of how many groups the place of the inode table is remembered: 8 bytes
+// each, for 16 TiB with blocks of 4 KiB.
+const maxTables = 1 << 17
+
+// inodeTable is the first block of a group's inode table, which does not move while the
+// filesystem is open.
+func (fs *FS) inodeTable(group uint32) (uint64, error) {
+	known := int(group) < len(fs.tables)
+	if known {
+		if blk := fs.tables[group].Load(); blk != 0 {
+			return blk, nil
+		}
+	}
+	desc, err := fs.group(group)
+	if err == nil && known {
+		fs.tables[group].Store(desc.InodeTable)
+	}
+	return desc.InodeTable, err
+}
+
 // readGroup returns the checked descriptor of a group.
 func (fs *FS) readGroup(group uint32) (disk.GroupDesc, error) {
 	blk := fs.geo.DescBlock(fs.superBlock, group/fs.geo.DescPerBlock)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -74,7 +75,9 @@ type superblock struct {
 func (fs *FS) Now() time.Time {
 	t := time.Now()
 	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts) == nil {
+	// It does not wait, so the scheduler need not know.
+	_, _, errno := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_REALTIME_COARSE, uintptr(unsafe.Pointer(&ts)), 0)
+	if errno == 0 {
 		// It is behind, unless time is not the real one, as in tests.
 		if coarse := time.Unix(ts.Unix()); coarse.Before(t) {
 			return coarse
@@ -166,12 +169,12 @@ func (in *inode) wunlock() {
 // inode's place there.
 func (fs *FS) slot(ino Ino) (*buffer.Buffer, uint32, error) {
 	group, index := fs.geo.InodeGroup(uint32(ino))
-	desc, err := fs.group(group)
+	table, err := fs.inodeTable(group)
 	if err != nil {
 		return nil, 0, err
 	}
 	perBlock := fs.geo.BlockSize / fs.geo.InodeSize
-	b, err := fs.blks.ReadPinned(desc.InodeTable+uint64(index/perBlock), inodeTableTag, noCheck)
+	b, err := fs.blks.ReadPinned(table+uint64(index/perBlock), inodeTableTag, noCheck)
 	return b, index % perBlock * fs.geo.InodeSize, err
 }
 
@@ -183,6 +186,17 @@ func (fs *FS) editRaw(tx buffer.Tx, ino Ino, seed uint32, edit func(raw []byte))
 		if fs.sums.Metadata {
 			disk.SealInode(seed, raw)
 		}
+	})
+}
+
+// editInode is editRaw for an inode that is locked, or is being made.
+func (fs *FS) editInode(tx buffer.Tx, in *inode, edit func(raw []byte)) error {
+	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) {
+		if in.fresh {
+			clear(raw)
+			in.fresh = false
+		}
+		edit(raw)
 	})
 }
 
@@ -214,7 +228,7 @@ func (fs *FS) store(tx buffer.Tx, in *inode) error {
 	if err := fs.charge(tx, in); err != nil {
 		return err
 	}
-	return fs.editRaw(tx, in.ino, in.seed, func(raw []byte) {
+	return fs.editInode(tx, in, func(raw []byte) {
 		disk.EncodeInode(raw, &in.Inode, fs.sb.CreatorOS == disk.CreatorHurd)
 	})
 }

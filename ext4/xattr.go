@@ -119,7 +119,7 @@ func (fs *FS) xattrCheck(blk uint64) func(b []byte) error {
 }
 
 func (fs *FS) inodeXattrs(in *inode) (xattr.Area, error) {
-	if in.ExtraIsize == 0 && !in.inline() {
+	if in.bare.Load() || in.ExtraIsize == 0 && !in.inline() {
 		return xattr.Area{}, nil
 	}
 	raw, err := fs.rawInode(in.ino)

@@ -257,8 +257,7 @@ func (fs *FS) putXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) (gone
 			return nil, err
 		}
 	}
-	err = fs.editRaw(tx, in.ino, in.seed, func(raw []byte) { xattr.EncodeInode(raw, in.ExtraIsize, inside) })
-	if err != nil {
+	if err := fs.editInodeXattrs(tx, in, inside); err != nil {
 		return nil, err
 	}
 	if len(inside)+len(outside) > 0 {
@@ -270,6 +269,15 @@ func (fs *FS) putXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) (gone
 		return nil, err
 	}
 	return fs.countValues(tx, in, refs)
+}
+
+// editInodeXattrs stores attributes in the inode table. It takes the credit of the inode.
+func (fs *FS) editInodeXattrs(tx *journal.Handle, in *inode, attrs []xattr.Attr) error {
+	in.bare.Store(false)
+	return fs.editInode(tx, in, func(raw []byte) {
+		xattr.EncodeInode(raw, in.ExtraIsize, attrs)
+		in.bare.Store(!xattr.InInode(raw, in.ExtraIsize))
+	})
 }
 
 // markXattrs gives the filesystem the feature ext_attr, without which e2fsck takes

@@ -21,6 +21,9 @@ type Policy[V any] struct {
 	// Pinned values are not evicted; the cache grows beyond its limit instead.
 	// A value that Acquire pins cannot be evicted between its return and use.
 	Pinned func(*V) bool
+	// Exact says that all who use a value pin it: what is evicted is in nobody's
+	// use, and need not be remembered.
+	Exact bool
 }
 
 type shard[V any] struct {
@@ -110,7 +113,9 @@ func (c *Cache[V]) insert(s *shard[V], key uint64, val *V) int {
 	} else {
 		old := &s.ring[i]
 		delete(s.index, old.key)
-		s.bury(old)
+		if !c.policy.Exact {
+			s.bury(old)
+		}
 	}
 	s.ring[i] = slot[V]{key: key, val: val}
 	s.index[key] = i

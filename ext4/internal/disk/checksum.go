@@ -15,12 +15,13 @@ func CRC32C(seed uint32, p []byte) uint32 {
 
 // CRC32CUint32 continues a CRC-32C over the little-endian bytes of v.
 func CRC32CUint32(seed, v uint32) uint32 {
-	var b [4]byte
-	binary.LittleEndian.PutUint32(b[:], v)
-	for _, c := range b {
-		seed = castagnoli[byte(seed)^c] ^ seed>>8
-	}
-	return seed
+	return CRC32CUint16(CRC32CUint16(seed, uint16(v)), uint16(v>>16))
+}
+
+// CRC32CUint16 continues a CRC-32C over the little-endian bytes of v.
+func CRC32CUint16(seed uint32, v uint16) uint32 {
+	seed = castagnoli[byte(seed)^byte(v)] ^ seed>>8
+	return castagnoli[byte(seed)^byte(v>>8)] ^ seed>>8
 }
 
 // CRC32CUint64 continues a CRC-32C over the little-endian bytes of v.
@@ -75,7 +76,7 @@ func (c *Checksums) GroupDesc(group uint32, raw []byte) uint16 {
 	}
 	if c.Metadata {
 		sum := CRC32C(CRC32CUint32(c.Seed, group), raw[:field])
-		sum = CRC32C(sum, []byte{0, 0})
+		sum = CRC32CUint16(sum, 0)
 		return uint16(CRC32C(sum, raw[next:]))
 	}
 	var g [4]byte

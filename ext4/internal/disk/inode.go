@@ -207,14 +207,13 @@ func (in *Inode) Rdev() (major, minor uint32) {
 // hold, of which only the low half is stored where hi is false. seed is the
 // inode's own (see [Checksums.InodeSeed]).
 func InodeChecksum(seed uint32, b []byte, hi bool) uint32 {
-	var zero [2]byte
 	sum := CRC32C(seed, b[:0x7C])
-	sum = CRC32C(sum, zero[:])
+	sum = CRC32CUint16(sum, 0)
 	sum = CRC32C(sum, b[0x7E:InodeSizeOld])
 	if len(b) > InodeSizeOld {
 		sum = CRC32C(sum, b[InodeSizeOld:0x82])
 		if hi {
-			sum = CRC32C(sum, zero[:])
+			sum = CRC32CUint16(sum, 0)
 		} else {
 			sum = CRC32C(sum, b[0x82:0x84])
 		}

@@ -30,13 +30,19 @@ type Attr struct {
 // Inode returns the attributes behind the fields of the raw inode. An inode
 // without any gives an empty area.
 func Inode(what string, raw []byte, extraIsize uint16) (Area, error) {
-	start := disk.InodeSizeOld + int(extraIsize)
-	if len(raw) <= disk.InodeSizeOld || start+disk.XattrIbodyHeaderSize > len(raw) ||
-		binary.LittleEndian.Uint32(raw[start:]) != disk.XattrMagic {
+	if !InInode(raw, extraIsize) {
 		return Area{}, nil
 	}
-	first := start + disk.XattrIbodyHeaderSize
+	first := disk.InodeSizeOld + int(extraIsize) + disk.XattrIbodyHeaderSize
 	return newArea(what, raw, first, first)
+}
+
+// InInode tells whether the raw inode has room for attributes and a list of them, which
+// may be empty.
+func InInode(raw []byte, extraIsize uint16) bool {
+	start := disk.InodeSizeOld + int(extraIsize)
+	return len(raw) > disk.InodeSizeOld && start+disk.XattrIbodyHeaderSize <= len(raw) &&
+		binary.LittleEndian.Uint32(raw[start:]) == disk.XattrMagic
 }
 
 // Block returns the attributes in an attribute block, after checking its
