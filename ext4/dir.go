@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -104,6 +105,47 @@ func (fs *FS) lookupIn(dir Ino, name string) (ino Ino, read uint64, err error) {
 	}
 	defer in.runlock()
 	return fs.search(in, name)
+}
+
+// found is what a name led to, and among which names: see FS.renamed. ino is 0 where there
+// was no such name.
+type found struct {
+	ino     Ino
+	entries uint64
+}
+
+// find is Lookup for who is going to lock the directory and to change what the name leads to.
+// That there is no such name is no error.
+func (fs *FS) find(dir Ino, name string) (f found, err error) {
+	in, err := fs.rlockDir(dir)
+	if err != nil {
+		return found{}, err
+	}
+	defer in.runlock()
+	f.entries = in.entries
+	if f.ino, err = fs.lookup(in, name); errors.Is(err, syscall.ENOENT) {
+		err = nil
+	}
+	return f, err
+}
+
+// still verifies that what was found in a directory, which now is locked, is what the name
+// leads to. errMoved: it is not.
+func (fs *FS) still(d *inode, name string, f found) error {
+	if !d.IsDir() {
+		return syscall.ENOTDIR
+	}
+	if d.entries == f.entries {
+		return nil
+	}
+	ino, err := fs.lookup(d, name)
+	if errors.Is(err, syscall.ENOENT) {
+		err = nil
+	}
+	if err == nil && ino != f.ino {
+		err = errMoved
+	}
+	return err
 }
 
 // lookup is Lookup in a directory that is locked.

@@ -13,6 +13,11 @@ import (
 // What follows changes directories, wherever they keep their entries. The
 // directory is locked, and the caller stores it.
 
+// renamed notes that the names of a directory, which is locked, are about to change, or
+// may have: it gives them a number that they have not had before. Who has looked something
+// up need not look again as long as the number is the same.
+func (fs *FS) renamed(d *inode) { d.entries = fs.w.renames.Add(1) }
+
 // inlineDir is a directory whose entries are inline.
 func (fs *FS) inlineDir(in *inode) (*dirent.Inline, error) {
 	d, err := fs.entries(in)
@@ -34,6 +39,7 @@ func (fs *FS) putInlineDir(tx *journal.Handle, in *inode, d *dirent.Inline) erro
 
 // initDir makes a new inode an empty directory.
 func (fs *FS) initDir(tx *journal.Handle, in *inode, parent Ino) error {
+	fs.renamed(in)
 	if in.inline() {
 		dirent.InitInline(in.Block[:], uint32(parent))
 		in.size = disk.InodeBlockSize
@@ -49,6 +55,7 @@ func (fs *FS) initDir(tx *journal.Handle, in *inode, parent Ino) error {
 
 // addName puts a name for an inode into a directory.
 func (fs *FS) addName(tx *journal.Handle, d *inode, name string, in *inode) error {
+	fs.renamed(d)
 	if d.inline() {
 		err := fs.addInline(tx, d, name, in)
 		if !errors.Is(err, dirent.ErrNoRoom) {
@@ -112,6 +119,7 @@ func (fs *FS) convertDir(tx *journal.Handle, d *inode) error {
 
 // removeName takes a name out of a directory.
 func (fs *FS) removeName(tx *journal.Handle, d *inode, name string) error {
+	fs.renamed(d)
 	if !d.inline() {
 		_, err := fs.openDir(d).Remove(tx, name)
 		return err
@@ -128,6 +136,7 @@ func (fs *FS) removeName(tx *journal.Handle, d *inode, name string) error {
 
 // replaceName makes a name, which may be "..", lead to another inode.
 func (fs *FS) replaceName(tx *journal.Handle, d *inode, name string, ino Ino, ftype uint8) error {
+	fs.renamed(d)
 	if !d.inline() {
 		_, err := fs.openDir(d).Replace(tx, name, uint32(ino), ftype)
 		return err

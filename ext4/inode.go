@@ -57,6 +57,7 @@ type inode struct {
 	size    uint64 // as this type of inode counts it
 	deleted bool   // the number may belong to another inode by now
 
+	entries  uint64      // of a directory that can change: which names it has; see FS.renamed
 	distinct atomic.Bool // of a directory: no block is in it twice
 	bare     atomic.Bool // there are no attributes behind its fields in the inode table
 
@@ -308,6 +309,9 @@ func (fs *FS) loadInode(ino Ino) (*inode, error) {
 		return nil, in.corrupt("attribute block %d is not for files", in.FileACL)
 	}
 	in.quota.booked = fs.usageOf(in)
+	if fs.w != nil && in.IsDir() {
+		fs.renamed(in)
+	}
 	in.bare.Store(!xattr.InInode(raw, in.ExtraIsize))
 	return in, fs.checkContent(in)
 }

@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 
 	"ext4box/ext4/internal/disk"
@@ -81,11 +82,14 @@ func (fs *FS) remove(dir Ino, name string, wantDir bool) error {
 		return syscall.ENOTEMPTY
 	}
 	for {
-		ino, err := fs.Lookup(dir, name)
+		f, err := fs.find(dir, name)
 		if err != nil {
 			return err
 		}
-		err = fs.removeIno(dir, name, ino, wantDir)
+		if f.ino == 0 {
+			return syscall.ENOENT
+		}
+		err = fs.removeFound(dir, name, f, wantDir)
 		if !errors.Is(err, errMoved) {
 			return err
 		}
@@ -96,23 +100,25 @@ func (fs *FS) remove(dir Ino, name string, wantDir bool) error {
 // was made to lead elsewhere.
 var errMoved = errors.New("the name leads elsewhere by now")
 
-func (fs *FS) removeIno(dir Ino, name string, ino Ino, wantDir bool) error {
-	locked, err := fs.wlockAll(dir, ino)
+func (fs *FS) removeFound(dir Ino, name string, f found, wantDir bool) error {
+	locked, err := fs.wlockAll(dir, f.ino)
 	if err != nil {
 		return err
 	}
-	d, in := locked.get(dir), locked.get(ino)
-	err = fs.removeLocked(d, name, in, wantDir)
+	d, in := locked.get(dir), locked.get(f.ino)
+	if err = fs.still(d, name, f); err == nil {
+		err = fs.removeLocked(d, name, in, wantDir)
+	}
 	gone := err == nil && in.Links == 0
 	locked.unlock()
-	if gone && !fs.w.holds.held(ino) {
-		return fs.reapOnceThawed(ino)
+	if gone && !fs.w.holds.held(f.ino) {
+		return fs.reapOnceThawed(f.ino)
 	}
 	return err
 }
 
 func (fs *FS) removeLocked(d *inode, name string, in *inode, wantDir bool) error {
-	if err := fs.checkRemove(d, name, in, wantDir); err != nil {
+	if err := fs.checkRemove(d, in, wantDir); err != nil {
 		return err
 	}
 	stored, err := fs.storedName(d, name)
@@ -131,13 +137,9 @@ func (fs *FS) removeLocked(d *inode, name string, in *inode, wantDir bool) error
 	})
 }
 
-// checkRemove verifies that a name can be removed.
-func (fs *FS) checkRemove(d *inode, name string, in *inode, wantDir bool) error {
-	switch ino, err := fs.lookup(d, name); {
-	case err != nil:
-		return err
-	case ino != in.ino:
-		return errMoved
+// checkRemove verifies that a name of an inode can be removed from a directory.
+func (fs *FS) checkRemove(d, in *inode, wantDir bool) error {
+	switch {
 	case d.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0, in.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
 		return syscall.EPERM
 	case wantDir && !in.IsDir():
@@ -177,24 +179,32 @@ func (fs *FS) dropLink(tx *journal.Handle, in *inode) error {
 }
 
 // locked is a set of inodes locked for writing.
-type locked struct{ inodes []*inode }
+type locked struct {
+	inodes [maxLocked]*inode
+	n      int
+}
 
-// wlockAll locks inodes for writing, in the order of their numbers, each once.
-func (fs *FS) wlockAll(inos ...Ino) (*locked, error) {
-	l := &locked{}
-	for _, ino := range sortedUnique(inos) {
+// maxLocked is the most inodes that an operation locks: a rename of one into the place of another.
+const maxLocked = 4
+
+// wlockAll locks inodes for writing, in the order of their numbers, each once. The numbers
+// are put in order in place.
+func (fs *FS) wlockAll(inos ...Ino) (l locked, err error) {
+	slices.Sort(inos)
+	for _, ino := range slices.Compact(inos) {
 		in, err := fs.wlock(ino)
 		if err != nil {
 			l.unlock()
-			return nil, err
+			return locked{}, err
 		}
-		l.inodes = append(l.inodes, in)
+		l.inodes[l.n] = in
+		l.n++
 	}
 	return l, nil
 }
 
 func (l *locked) get(ino Ino) *inode {
-	for _, in := range l.inodes {
+	for _, in := range l.inodes[:l.n] {
 		if in.ino == ino {
 			return in
 		}
@@ -203,7 +213,7 @@ func (l *locked) get(ino Ino) *inode {
 }
 
 func (l *locked) unlock() {
-	for i := len(l.inodes) - 1; i >= 0; i-- {
+	for i := l.n - 1; i >= 0; i-- {
 		l.inodes[i].wunlock()
 	}
 }

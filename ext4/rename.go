@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"syscall"
@@ -54,20 +55,28 @@ func (fs *FS) RenameAs(oldDir Ino, oldName string, newDir Ino, newName string, f
 
 // tryRename fails with errMoved when a name changes before everything is locked.
 func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, flags uint32, whiteout NewNode) error {
-	ino, err := fs.Lookup(oldDir, oldName)
+	from, err := fs.find(oldDir, oldName)
 	if err != nil {
 		return err
 	}
-	st, err := fs.Stat(ino)
+	ino := from.ino
+	if ino == 0 {
+		return syscall.ENOENT
+	}
+	to, err := fs.find(newDir, newName)
 	if err != nil {
 		return err
 	}
-	victim, err := fs.Lookup(newDir, newName)
-	if err != nil && !errors.Is(err, syscall.ENOENT) {
-		return err
+	victim := to.ino
+	moves := false // a directory, to another one
+	if oldDir != newDir {
+		st, err := fs.Stat(ino)
+		if err != nil {
+			return err
+		}
+		moves = st.IsDir() || flags&RenameExchange != 0
 	}
-	crossing := oldDir != newDir
-	if crossing && (st.IsDir() || flags&RenameExchange != 0) {
+	if moves {
 		fs.w.moveDir.Lock()
 		defer fs.w.moveDir.Unlock()
 		if err := fs.checkCircle(ino, newDir); err != nil {
@@ -79,16 +88,17 @@ func (fs *FS) tryRename(oldDir Ino, oldName string, newDir Ino, newName string, 
 			}
 		}
 	}
-	inos := []Ino{oldDir, newDir, ino}
-	if victim != 0 {
-		inos = append(inos, victim)
+	inos := [maxLocked]Ino{oldDir, newDir, ino, victim}
+	n := maxLocked
+	if victim == 0 {
+		n--
 	}
-	locked, err := fs.wlockAll(inos...)
+	locked, err := fs.wlockAll(inos[:n]...)
 	if err != nil {
 		return err
 	}
 	r := rename{
-		fs: fs, oldDir: locked.get(oldDir), newDir: locked.get(newDir), oldName: oldName, newName: newName,
+		fs: fs, oldDir: locked.get(oldDir), newDir: locked.get(newDir), oldName: oldName, newName: newName, from: from, to: to,
 		in: locked.get(ino), victim: locked.get(victim), whiteout: whiteout,
 	}
 	err = r.run(flags)
@@ -130,6 +140,7 @@ type rename struct {
 	fs               *FS
 	oldDir, newDir   *inode
 	oldName, newName string
+	from, to         found  // what the names led to before everything was locked
 	in, victim       *inode // victim is nil where the new name is free
 	whiteout         NewNode
 
@@ -173,21 +184,8 @@ func (r *rename) run(flags uint32) error {
 // whether the rename may be done.
 func (r *rename) check(flags uint32) error {
 	fs := r.fs
-	if !r.oldDir.IsDir() || !r.newDir.IsDir() {
-		return syscall.ENOTDIR
-	}
-	if ino, err := fs.lookup(r.oldDir, r.oldName); err != nil || ino != r.in.ino {
-		return errMoved
-	}
-	switch ino, err := fs.lookup(r.newDir, r.newName); {
-	case errors.Is(err, syscall.ENOENT):
-		if r.victim != nil {
-			return errMoved
-		}
-	case err != nil:
+	if err := cmp.Or(fs.still(r.oldDir, r.oldName, r.from), fs.still(r.newDir, r.newName, r.to)); err != nil {
 		return err
-	case r.victim == nil || ino != r.victim.ino:
-		return errMoved
 	}
 	protected := disk.FlagImmutable | disk.FlagAppend
 	switch {
@@ -337,10 +335,4 @@ func (r *rename) store(tx *journal.Handle, inodes ...*inode) error {
 		}
 	}
 	return nil
-}
-
-func sortedUnique(inos []Ino) []Ino {
-	inos = slices.Clone(inos)
-	slices.Sort(inos)
-	return slices.Compact(inos)
 }

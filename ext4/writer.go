@@ -43,6 +43,8 @@ type writer struct {
 	reaping    atomic.Int32  // inodes that are being deleted
 	freeze     freeze
 
+	renames atomic.Uint64 // see FS.renamed
+
 	hasXattrs atomic.Bool // the feature ext_attr was set
 
 	// sharedXattrs guards the reference counts of attribute blocks, which inodes
