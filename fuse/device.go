@@ -35,6 +35,9 @@ type DeviceOptions struct {
 	// Sealed says that this process can have no more descriptors when Serve is called. Beyond
 	// Spare, readers use that of the first without trying.
 	Sealed bool
+	// Rings, attached to the same connection, are how requests come if the kernel offers that and
+	// fuse-iomap is not in use. The Device closes them.
+	Rings *Rings
 }
 
 // DefaultReaders is the number of readers that a Device starts at most: two for each processor, since
@@ -55,6 +58,7 @@ type Device struct {
 
 	sealed bool
 	shared shared
+	rings  *Rings
 
 	mu     sync.Mutex
 	spare  []*os.File
@@ -95,7 +99,7 @@ var _ Controller = (*Device)(nil)
 
 // NewDevice takes over f, a descriptor of DevicePath that is, or is about to be, mounted.
 func NewDevice(f *os.File, o DeviceOptions) *Device {
-	d := &Device{readers: o.Readers, spare: o.Spare, sealed: o.Sealed}
+	d := &Device{readers: o.Readers, spare: o.Spare, sealed: o.Sealed, rings: o.Rings}
 	d.conn, _ = f.SyscallConn()
 	d.shared = shared{f: f, users: 1}
 	if d.readers <= 0 {
@@ -127,6 +131,9 @@ func (d *Device) Close() error {
 		return os.ErrClosed
 	}
 	d.closed = true
+	if d.rings != nil {
+		d.rings.Close()
+	}
 	return d.shared.release()
 }
 

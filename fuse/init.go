@@ -191,6 +191,9 @@ func (w *Worker) initialise(r *Request, rest, payload []byte) (int, syscall.Errn
 		p.refuseIomap(cmp.Or(p.NoIomap, "the server does not want it"))
 	}
 	p.settle()
+	if r, ok := s.t.(ringed); ok && !p.Iomap && p.Offered&InitOverIOUring != 0 && r.prepareRings(s) {
+		p.Flags |= InitOverIOUring
+	}
 	s.proto.Store(p)
 	close(s.ready)
 	return copy(payload, raw(p.answer())), 0

@@ -89,6 +89,11 @@ func (p *readers) run(f *os.File, done func(), buf buffer) {
 	w.Close()
 	buf.free()
 	done()
+	p.left(err)
+}
+
+// left is called by each reader, or thread of a ring, at its end.
+func (p *readers) left(err error) {
 	p.mu.Lock()
 	p.active--
 	last := p.active == 0
@@ -142,8 +147,12 @@ func (p *readers) loop(src *source, w *Worker, buf buffer) error {
 		case counted && p.idle.Add(-1) == 0 && !brief(req[:n]):
 			p.startAnother()
 		}
+		init := isInit(req[:n])
 		if n, ok := w.Handle(req[:n], reply); ok {
 			p.send(src.fd, buf.message(n))
+		}
+		if init {
+			p.d.startRings(p)
 		}
 		if err := p.s.Err(); err != nil {
 			return err
@@ -204,6 +213,10 @@ func brief(req []byte) bool {
 		return true
 	}
 	return false
+}
+
+func isInit(req []byte) bool {
+	return len(req) >= InHeaderSize && load[InHeader](req).Opcode == OpInit
 }
 
 // send writes a reply.

@@ -57,6 +57,7 @@ type Session struct {
 	destroyed  atomic.Bool              // no more calls of ops
 	complained atomic.Bool              // about a malformed request
 
+	early   earlyInterrupts
 	workers atomic.Pointer[[]*Worker] // copied on write under mu
 	mu      sync.Mutex
 	retired counters // of workers that are gone; under mu

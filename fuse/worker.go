@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -64,7 +65,11 @@ func (w *Worker) Close() {
 // begin claims the worker for a request.
 func (w *Worker) begin(unique uint64) {
 	w.busy.Lock()
-	w.unique.Store(unique &^ uniqueResend)
+	unique &^= uniqueResend
+	w.unique.Store(unique)
+	if w.s.early.some.Load() && w.s.early.take(unique) {
+		w.interrupted.Store(unique)
+	}
 }
 
 // end gives it back.
@@ -117,20 +122,70 @@ func (w *Worker) interrupt(unique uint64) bool {
 	return true
 }
 
-// interrupt handles INTERRUPT: 0 if the request was found. EAGAIN makes the kernel send the INTERRUPT
+// interrupt handles INTERRUPT: 0 if no answer is needed. EAGAIN makes the kernel send the INTERRUPT
 // again if the request is still unanswered, for instance because another reader holds it but has not
-// begun; the kernel drops the answer if the request is through.
+// begun; the kernel drops the answer if the request is through. Of requests that a ring has it does not
+// find them that way, so the INTERRUPT waits here.
 func (s *Session) interrupt(unique uint64) syscall.Errno {
 	unique &^= uniqueInterrupt | uniqueResend
 	if unique == 0 {
 		return syscall.EAGAIN
 	}
+	if s.deliver(unique) {
+		return 0
+	}
+	if p := s.proto.Load(); p == nil || !p.Has(InitOverIOUring) {
+		return syscall.EAGAIN
+	}
+	s.early.put(unique)
+	if s.deliver(unique) {
+		s.early.take(unique)
+	}
+	return 0
+}
+
+func (s *Session) deliver(unique uint64) bool {
 	for _, w := range *s.workers.Load() {
 		if w.interrupt(unique) {
-			return 0
+			return true
 		}
 	}
-	return syscall.EAGAIN
+	return false
+}
+
+// earlyInterrupts are INTERRUPTs that have overtaken their requests, or come too late: they are on another way.
+type earlyInterrupts struct {
+	some atomic.Bool // there are any
+	mu   sync.Mutex
+	list map[uint64]time.Time
+}
+
+// earlyTime is how long a request can take from the kernel to its worker.
+const earlyTime = time.Second
+
+func (e *earlyInterrupts) put(unique uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.list == nil {
+		e.list = map[uint64]time.Time{}
+	}
+	e.list[unique] = time.Now()
+	e.some.Store(true)
+}
+
+// take takes an INTERRUPT out, false if there is none, and all that nobody takes any more.
+func (e *earlyInterrupts) take(unique uint64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, found := e.list[unique]
+	delete(e.list, unique)
+	for u, came := range e.list {
+		if time.Since(came) > earlyTime {
+			delete(e.list, u)
+		}
+	}
+	e.some.Store(len(e.list) > 0)
+	return found
 }
 
 // input is the request's fixed structure.
