@@ -39,6 +39,7 @@ type message struct {
 
 	Connection *connectionRecord `json:"connection,omitempty"` // connected
 	NoIomap    string            `json:"noIomap,omitempty"`    // opened: why the kernel cannot move its data
+	NoUring    string            `json:"noUring,omitempty"`    // opened: why there are no rings
 	Missing    []string          `json:"missing,omitempty"`    // opened: what the box lacks
 	Path       DataPath          `json:"path,omitzero"`        // serving
 

@@ -93,6 +93,7 @@ func startKeeper() error {
 				return nil
 			}
 			cmd.Wait()
+			recoverUring()
 			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == passed {
 				return interrupted(passed) // before it has begun to listen to them
 			}

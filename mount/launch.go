@@ -38,6 +38,8 @@ type Request struct {
 	MaxPages int             `json:"maxPages"` // limit of the pages of a request to FUSE
 	State    bool            `json:"state"`    // there is a state file among the descriptors
 	Spare    int             `json:"spare"`    // as many of them are of /dev/fuse
+	CPUs     *fuse.CPUs      `json:"cpus"`     // for which to make rings; nil: none are to be made
+	NoUring  string          `json:"noUring"`  // why not
 }
 
 // spares is how many of the first message's descriptors are not the image's.
@@ -135,6 +137,7 @@ type launcher struct {
 	state    *State     // nil: none
 	log      *logWriter // nil: none
 
+	noUring   string   // why requests will not come by io_uring
 	lacks     []string // of the box
 	connected bool     // the server has a connection that is not mounted yet
 	serving   *message // that the mount answers, if the server has said so
@@ -155,6 +158,9 @@ func (l *launcher) run() error {
 		}
 	}
 	if err := l.checkFileSize(); err != nil {
+		return err
+	}
+	if err := l.offerUring(); err != nil {
 		return err
 	}
 	if err := l.startServer(); err != nil {
@@ -178,6 +184,14 @@ func (l *launcher) run() error {
 		l.Iomap = false
 		l.Warn(fmt.Errorf("%s: file data goes through the server: %s", l.Request.Source, plain(opened.NoIomap)))
 	}
+	if opened.NoUring != "" {
+		l.noUring = plain(opened.NoUring)
+	}
+	allowed, err := l.allowUring()
+	if err != nil {
+		return err
+	}
+	defer allowed.release()
 	if err := l.mount(); err != nil {
 		return err
 	}
@@ -188,6 +202,7 @@ func (l *launcher) run() error {
 	if err != nil {
 		return err
 	}
+	allowed.release()
 	if err := l.tryRoot(); err != nil {
 		return err
 	}
@@ -244,7 +259,10 @@ func (l *launcher) awaitServing() (DataPath, error) {
 		l.serving = &m
 	}
 	path := l.serving.Path
-	path.Text = plain(path.Text)
+	path.Text, path.Requests = plain(path.Text), plain(path.Requests)
+	if !path.Rings && l.Request.Options.Transport == TransportUring {
+		return path, failedf("mount option \"transport=uring\": requests would come %s", path.Requests)
+	}
 	if !path.Iomap && l.Request.Options.Iomap == IomapOn {
 		return path, failedf("mount option \"iomap=on\": file data would go %s", path.Text)
 	}
@@ -438,6 +456,7 @@ func (l *launcher) onlyUser() *uint32 {
 func (l *launcher) sendStart() error {
 	r := l.Request
 	r.Foreground = l.Front == nil
+	r.NoUring = l.noUring
 	r.PID, r.MaxPages = l.server.Process.Pid, fuse.KernelMaxPages()
 	spare := openSpare()
 	defer closeAll(spare)

@@ -29,6 +29,7 @@ type Options struct {
 	FSName     string // the source to show; the image's path when empty
 	BlkDev     string // "auto", "on" or "off": whether the kernel is to hold a device; empty: auto
 	Iomap      string // IomapAuto, IomapOn or IomapOff: whether the kernel is to move file data itself; empty: auto
+	Transport  string // TransportAuto, TransportDev or TransportUring: how requests come; empty: auto
 	IomapMinor uint32 // the version 7.N of FUSE that is to be taken for one with fuse-iomap as it is known; 0: none
 	Opens      string // OpensKernel or OpensServer: who decides which files may be opened; empty: the kernel alone
 	MaxRead    uint32 // upper limit of one READ in bytes; 0: the kernel's

@@ -137,6 +137,10 @@ var options = map[string]option{
 		o.Opens = v
 		return nil
 	}},
+	"transport": {arg: required, values: []string{TransportAuto, TransportDev, TransportUring}, apply: func(o *Options, v string) error {
+		o.Transport = v
+		return nil
+	}},
 	"iomap_minor": {arg: required, apply: func(o *Options, v string) error {
 		n, err := strconv.ParseUint(v, 10, 32)
 		if err != nil || n <= fuse.IomapMinor {

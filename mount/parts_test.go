@@ -132,6 +132,10 @@ func openTest(r *Request, files []*os.File) (Service, error) {
 }
 
 func (r *responder) ReadOnly() string { return "" }
+func (r *responder) NoUring() string  { return "" }
+
+func (r *responder) Attach(Connection) error { return nil }
+
 func (r *responder) NoIomap() string {
 	if r.mode == "no iomap" {
 		return "it cannot"

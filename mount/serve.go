@@ -23,6 +23,10 @@ type Service interface {
 	// NoIomap says why the kernel cannot move the data of its files itself, as far as that
 	// is known before there is a mount, or nothing.
 	NoIomap() string
+	// NoUring says why requests cannot come by io_uring, as far as that is known, or nothing.
+	NoUring() string
+	// Attach does what takes the right to make rings: it is called before the box is sealed.
+	Attach(c Connection) error
 	// Serve answers the requests on the connection until the file system is unmounted
 	// (nil), ctx is done, or the connection fails. It calls ready when the
 	// mount answers.
@@ -46,10 +50,13 @@ type Connection struct {
 	InGroup func(pid, gid uint32) bool
 }
 
-// DataPath says which way the data of files goes.
+// DataPath says which way the data of files goes, and requests.
 type DataPath struct {
 	Iomap bool   `json:"iomap"` // the kernel moves it itself
 	Text  string `json:"text"`  // in words, with the reason
+
+	Rings    bool   `json:"rings"`    // requests come by io_uring
+	Requests string `json:"requests"` // which way they come, in words, with the reason
 }
 
 // Opener opens what the request names. It owns the files.
@@ -120,7 +127,7 @@ func (s *service) run(open Opener) (err error) {
 			c.Claim.Close()
 		}
 	}()
-	if err := s.ctl.tell(message{Step: stepOpened, Text: plain(fs.ReadOnly()), NoIomap: plain(fs.NoIomap()), Missing: missing}); err != nil {
+	if err := s.ctl.tell(message{Step: stepOpened, Text: plain(fs.ReadOnly()), NoIomap: plain(fs.NoIomap()), NoUring: plain(fs.NoUring()), Missing: missing}); err != nil {
 		return err
 	}
 	m, err := s.ctl.receive()
@@ -138,7 +145,11 @@ func (s *service) run(open Opener) (err error) {
 		c.Claim = m.files[1]
 	}
 	s.iomap = m.Connection.Iomap
-	if err := s.box.Seal(); err != nil {
+	err = fs.Attach(c)
+	if err == nil {
+		err = s.box.Seal()
+	}
+	if err != nil {
 		c.Fuse.Close()
 		closeAll(spare)
 		return err
@@ -234,7 +245,9 @@ func (s *service) logPath(path DataPath) {
 	case s.iomap:
 		level = slog.LevelWarn
 	}
-	s.request.NewLogger().Log(context.Background(), level, "file data goes "+path.Text, "source", s.request.Source)
+	log := s.request.NewLogger()
+	log.Log(context.Background(), level, "file data goes "+path.Text, "source", s.request.Source)
+	log.Info("requests come "+path.Requests, "source", s.request.Source)
 }
 
 // keeperLink is how the server asks the keeper. The zero value is one to nobody.

@@ -132,6 +132,8 @@ func rules(self int) []rule {
 			when: [][]condition{{is(0, unix.PR_SET_VMA), is(1, unix.PR_SET_VMA_ANON_NAME)}}},
 		{call: "rt_sigaction", nr: unix.SYS_RT_SIGACTION, why: "os/signal; Go: before it aborts"},
 		{call: "restart_syscall", nr: unix.SYS_RESTART_SYSCALL, why: "the kernel: a wait that SIGSTOP broke off"},
+		{call: "io_uring_enter", nr: unix.SYS_IO_URING_ENTER, why: "fuse: requests, by rings that can do nothing but commands of the connection"},
+		{call: "sched_setaffinity", nr: unix.SYS_SCHED_SETAFFINITY, when: either(is(0, 0)), why: "fuse: a thread goes where its requests come from"},
 		{call: "exit", nr: unix.SYS_EXIT, why: "Go: the end of a thread"},
 		{call: "exit_group", nr: unix.SYS_EXIT_GROUP, why: "the end"},
 
@@ -140,8 +142,12 @@ func rules(self int) []rule {
 		{call: "fstatfs", nr: unix.SYS_FSTATFS, unsealed: true, why: "blockdev: whether direct I/O is any good there"},
 		{call: "statx", nr: unix.SYS_STATX, unsealed: true, why: "blockdev: the alignment of direct I/O, untorn writes",
 			when: either(condition{2, unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH})},
-		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, why: "Seal: no more descriptors",
-			when: [][]condition{{is(0, 0), is(1, unix.RLIMIT_NOFILE)}}},
+		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, why: "Seal: no more descriptors, nor locked memory",
+			when: [][]condition{{is(0, 0), is(1, unix.RLIMIT_NOFILE)}, {is(0, 0), is(1, unix.RLIMIT_MEMLOCK)}}},
+		{call: "io_uring_setup", nr: unix.SYS_IO_URING_SETUP, unsealed: true, why: "fuse: rings"},
+		{call: "io_uring_register", nr: unix.SYS_IO_URING_REGISTER, unsealed: true, why: "fuse: what a ring is for, and for nothing else"},
+		{call: "mmap", nr: unix.SYS_MMAP, unsealed: true, why: "fuse: the queues of a ring",
+			when: [][]condition{{none(2, unix.PROT_EXEC), {3, 1<<64 - 1, unix.MAP_SHARED | unix.MAP_POPULATE}}}},
 		{call: "seccomp", nr: unix.SYS_SECCOMP, unsealed: true, when: either(is(0, unix.SECCOMP_SET_MODE_FILTER)), why: "Seal"},
 	}
 	return append(l, cgoRules...)
@@ -160,16 +166,16 @@ var limits = []struct {
 	why      string
 }{
 	{"RLIMIT_CORE", unix.RLIMIT_CORE, 0, "memory holds what others have written to the image"},
-	{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 256, "image, journal, log, state, and one for each reader; 0 once sealed"},
-	{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 0, "nothing is locked"},
+	{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 512, "image, journal, log, state, and one for each reader and each ring; 0 once sealed"},
+	{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 64 << 20, "the queues of rings, 8 KiB each, of all servers that are the same user; 0 once sealed"},
 	{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE, 0, "no message queues"},
 	{"RLIMIT_SIGPENDING", unix.RLIMIT_SIGPENDING, 128, "Go sends a thread one signal at a time"},
 	{"RLIMIT_NICE", unix.RLIMIT_NICE, 0, "no higher priority"},
 	{"RLIMIT_RTPRIO", unix.RLIMIT_RTPRIO, 0, "no real-time priority"},
 }
 
-// maxThreads bounds RLIMIT_NPROC: two for each of at most 32 readers, those that flush, and
-// the runtime's own. Go ends the process when it gets no thread, so there is room.
+// maxThreads bounds RLIMIT_NPROC: two for each of at most 32 readers, at most 385 with rings, those
+// that flush, and the runtime's own. Go ends the process when it gets no thread, so there is room.
 const maxThreads = 1024
 
 // dataSlack is what RLIMIT_DATA has above Options.Memory and a half of it: Go takes address space in arenas

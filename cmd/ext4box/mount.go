@@ -195,6 +195,7 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		launch.Ready = func(r mount.Ready) {
 			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: %s mounted on %s\n", source, dir)
 			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: file data goes %s\n", r.Data.Text)
+			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: requests come %s\n", r.Data.Requests)
 			fmt.Fprintf(cmd.OutOrStdout(), "ext4box: the box of the server: %s\n", r.Box)
 		}
 	}
@@ -207,6 +208,13 @@ func (o *mountOptions) offerIomap(target *mount.Target, opts *mount.Options) err
 	o.image.Iomap.Mode = opts.Iomap
 	if opts.Iomap == mount.IomapOff {
 		o.image.Iomap.Why = "iomap=off"
+		return nil
+	}
+	if opts.Transport == mount.TransportUring {
+		o.image.Iomap.Why = "transport=uring"
+		if opts.Iomap == mount.IomapOn {
+			return &mount.Error{Status: mount.StatusUsage, Err: errors.New("mount option \"iomap=on\": with fuse-iomap requests do not come by io_uring (transport=uring)")}
+		}
 		return nil
 	}
 	if by := opts.Owners.Override(); by != "" {

@@ -193,6 +193,9 @@ func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
 	if err := a.helper.Bye(0); err != nil {
 		log.Debug(err.Error()) // it has mounted, or the connection will tell
 	}
+	if err := fs.Attach(c); err != nil {
+		return c, fs, err
+	}
 	return c, fs, a.box.Seal()
 }
 
@@ -272,7 +275,26 @@ func (a *activation) parse(args []string) (image, dir string, err error) {
 	a.image.Iomap = iomapOptions{Mode: o.Iomap, Why: "a service cannot have the kernel move file data"}
 	a.table = tableOptions(a.options)
 	a.request = mount.Request{Source: image, Options: o, Log: mount.LogText, Foreground: true, Owner: uid, Group: gid, MaxPages: fuse.KernelMaxPages()}
+	a.offerUring()
 	return image, dir, nil
+}
+
+// offerUring has rings made if requests could come by io_uring: for a service that is for others to allow.
+func (a *activation) offerUring() {
+	r := &a.request
+	if r.Options.Transport == mount.TransportDev {
+		r.NoUring = "transport=dev"
+		return
+	}
+	if r.NoUring, _ = mount.AskUring(); r.NoUring != "" {
+		return
+	}
+	cpus, err := fuse.FindCPUs()
+	if err != nil {
+		r.NoUring = err.Error()
+		return
+	}
+	r.CPUs = &cpus
 }
 
 // tableOptions are the options that are for the list of mounts.
@@ -425,7 +447,7 @@ func (a *activation) serve(c mount.Connection, fs mount.Service) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer stop()
 	err := fs.Serve(ctx, c, func(p mount.DataPath) {
-		log.Info("mounted; file data goes "+p.Text, "source", a.request.Source)
+		log.Info("mounted; file data goes "+p.Text+", requests come "+p.Requests, "source", a.request.Source)
 	})
 	if ctx.Err() != nil {
 		log.Warn("told to end: what is mounted answers nothing any more, unmount it", "source", a.request.Source)
