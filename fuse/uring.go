@@ -72,8 +72,8 @@ func (c CPUs) threads() int {
 	return min(max(ringThreadGoal/max(len(c.Online), 1), minQueueThreads), maxQueueThreads)
 }
 
-// Rings are what it takes to have requests by io_uring: see "Rings" in the package comment. They are made and
-// attached before the process gives up the right to make such things, and begin to work when INIT settles that.
+// Rings are what it takes to have requests by io_uring: see "Rings" in the package comment. They are made before
+// the process goes into its box, attached before that is sealed, and begin to work when INIT settles that.
 type Rings struct {
 	cpus    CPUs
 	queues  []*ringQueue
@@ -99,7 +99,8 @@ type ringQueue struct {
 	n     int32         // entries
 }
 
-// NewRings makes rings for all processors.
+// NewRings makes rings for all processors. They can do nothing but commands on the file to which Attach binds
+// them.
 func NewRings(cpus CPUs) (*Rings, error) {
 	if len(cpus.Online) == 0 || len(cpus.Online) > maxRingCPUs || cpus.Possible < 1 || cpus.Possible > 1<<16 {
 		return nil, fmt.Errorf("%d processors are not between 1 and %d: %w", len(cpus.Online), maxRingCPUs, unix.EINVAL)
@@ -151,7 +152,7 @@ func (rs *Rings) add(cpu int, queues ...*ringQueue) error {
 	return nil
 }
 
-// Attach binds the rings to the connection that f is, or is about to be. After it nothing is made any more.
+// Attach binds the rings to the connection that f is, or is about to be, and gives each to a thread.
 func (rs *Rings) Attach(f *os.File) error {
 	if err := unix.SchedGetaffinity(0, &rs.allowed); err != nil {
 		return fmt.Errorf("sched_getaffinity: %w", err)
@@ -231,16 +232,6 @@ func (rs *Rings) settle(up bool, err error) {
 		rs.up, rs.err, rs.done = up, err, true
 		close(rs.settled)
 	}
-}
-
-// RingsAvailable tells whether this process could make rings, by trying.
-func RingsAvailable() error {
-	r, err := newRing(1)
-	if err != nil {
-		return err
-	}
-	r.close()
-	return nil
 }
 
 // ringed is a Transport that may have rings.

@@ -93,8 +93,7 @@ const (
 	enterGetevents = 1 << 0 // IORING_ENTER_GETEVENTS
 	enterExtArg    = 1 << 3 // IORING_ENTER_EXT_ARG
 
-	// Both queues are in one mapping, for which either offset stands. The box allows this one.
-	ringOffQueues = 0x08000000 // IORING_OFF_CQ_RING
+	ringOffQueues = 0          // IORING_OFF_SQ_RING: both queues
 	ringOffSQEs   = 0x10000000 // IORING_OFF_SQES
 
 	registerFiles        = 2  // IORING_REGISTER_FILES

@@ -31,8 +31,7 @@ func newRing(entries int) (*ring, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("io_uring_setup: %w", errno)
 	}
-	r := &ring{fd: int(fd)}
-	unix.CloseOnExec(r.fd)
+	r := &ring{fd: int(fd)} // closed on exec
 	size := int(p.CQEs) + int(p.CQEntries)*ringCQESize
 	var err error
 	if r.queues, err = r.mmap(ringOffQueues, size); err == nil {
@@ -46,6 +45,10 @@ func newRing(entries int) (*ring, error) {
 	r.sqTail, r.sqMask = word(p.SQTail), word(p.SQMask).Load()
 	r.cqHead, r.cqTail, r.cqMask = word(p.CQHead), word(p.CQTail), word(p.CQMask).Load()
 	r.cqes = unsafe.Slice((*ringCQE)(unsafe.Pointer(&r.queues[p.CQEs])), p.CQEntries)
+	if err := r.restrict(); err != nil {
+		r.close()
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -70,13 +73,9 @@ func (r *ring) register(op uintptr, arg unsafe.Pointer, n int) error {
 	return nil
 }
 
-// bind leaves the ring nothing but commands on the file fd. What it is bound to be enabled by is the one
-// operation of io_uring_register that stays, and has no second effect.
-func (r *ring) bind(fd int) error {
-	file := int32(fd)
-	if err := r.register(registerFiles, unsafe.Pointer(&file), 1); err != nil {
-		return err
-	}
+// restrict leaves the ring nothing but commands on registered files, of which there can be none but those that
+// are registered before enable. What enables it has no second effect.
+func (r *ring) restrict() error {
 	only := []ringRestriction{
 		{Opcode: restrictRegisterOp, Arg: registerEnable},
 		{Opcode: restrictSQEOp, Arg: opUringCmd},
@@ -84,6 +83,12 @@ func (r *ring) bind(fd int) error {
 		{Opcode: restrictFlagsRequired, Arg: sqeFixedFile},
 	}
 	return r.register(registerRestrictions, unsafe.Pointer(unsafe.SliceData(only)), len(only))
+}
+
+// bind says what file the commands are for.
+func (r *ring) bind(fd int) error {
+	file := int32(fd)
+	return r.register(registerFiles, unsafe.Pointer(&file), 1)
 }
 
 // enable gives the ring to the calling thread.

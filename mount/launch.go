@@ -40,6 +40,9 @@ type Request struct {
 	Spare    int             `json:"spare"`    // as many of them are of /dev/fuse
 	CPUs     *fuse.CPUs      `json:"cpus"`     // for which to make rings; nil: none are to be made
 	NoUring  string          `json:"noUring"`  // why not
+
+	// Rings are those, in the server; nil: there are none.
+	Rings *fuse.Rings `json:"-"`
 }
 
 // spares is how many of the first message's descriptors are not the image's.

@@ -23,10 +23,6 @@ type Service interface {
 	// NoIomap says why the kernel cannot move the data of its files itself, as far as that
 	// is known before there is a mount, or nothing.
 	NoIomap() string
-	// NoUring says why requests cannot come by io_uring, as far as that is known, or nothing.
-	NoUring() string
-	// Attach does what takes the right to make rings: it is called before the box is sealed.
-	Attach(c Connection) error
 	// Serve answers the requests on the connection until the file system is unmounted
 	// (nil), ctx is done, or the connection fails. It calls ready when the
 	// mount answers.
@@ -104,6 +100,7 @@ func (s *service) run(open Opener) (err error) {
 		closeAll(start.files)
 		return errors.New("the keeper sent no request")
 	}
+	s.request.MakeRings()
 	files, spare, state := s.request.split(start.files)
 	missing, err := s.enter(files)
 	if err != nil {
@@ -127,7 +124,7 @@ func (s *service) run(open Opener) (err error) {
 			c.Claim.Close()
 		}
 	}()
-	if err := s.ctl.tell(message{Step: stepOpened, Text: plain(fs.ReadOnly()), NoIomap: plain(fs.NoIomap()), NoUring: plain(fs.NoUring()), Missing: missing}); err != nil {
+	if err := s.ctl.tell(message{Step: stepOpened, Text: plain(fs.ReadOnly()), NoIomap: plain(fs.NoIomap()), NoUring: plain(s.request.NoUring), Missing: missing}); err != nil {
 		return err
 	}
 	m, err := s.ctl.receive()
@@ -145,11 +142,8 @@ func (s *service) run(open Opener) (err error) {
 		c.Claim = m.files[1]
 	}
 	s.iomap = m.Connection.Iomap
-	err = fs.Attach(c)
-	if err == nil {
-		err = s.box.Seal()
-	}
-	if err != nil {
+	s.request.AttachRings(c.Fuse)
+	if err := s.box.Seal(); err != nil {
 		c.Fuse.Close()
 		closeAll(spare)
 		return err

@@ -22,13 +22,13 @@ const (
 	TransportUring = "uring" // by io_uring, or the mount fails
 )
 
-// uringParameter is the switch of FUSE over io_uring. The kernel looks at it when a mount is made and when the
+// UringParameter is the switch of FUSE over io_uring. The kernel looks at it when a mount is made and when the
 // server answers INIT; what happens to it later is nothing to that mount.
-const uringParameter = "/sys/module/fuse/parameters/enable_uring"
+const UringParameter = "/sys/module/fuse/parameters/enable_uring"
 
 // AskUring says why a mount made by this process could not have its requests by io_uring, as far as that
 // shows without a mount: half a sentence, and what to do about it, if there is anything.
-func AskUring() (why, advice string) { return askUring(uringParameter) }
+func AskUring() (why, advice string) { return askUring(UringParameter) }
 
 func askUring(parameter string) (why, advice string) {
 	text, err := os.ReadFile(parameter)
@@ -149,9 +149,38 @@ func recoverUring() {
 	if _, err := os.Stat(filepath.Join(dir, uringRecord)); err != nil {
 		return
 	}
-	if f, err := lockUring(uringParameter, 0); err == nil {
+	if f, err := lockUring(UringParameter, 0); err == nil {
 		_, _ = (&uringSwitch{file: f, dir: dir}).recover()
 		f.Close()
+	}
+}
+
+// MakeRings makes the rings that were asked for. It comes before the box.
+func (r *Request) MakeRings() {
+	if r.CPUs == nil {
+		return
+	}
+	rings, err := fuse.NewRings(*r.CPUs)
+	switch {
+	case err == nil:
+		r.Rings = rings
+	case errors.Is(err, unix.EPERM):
+		r.NoUring = "the sysctl kernel.io_uring_disabled, or a seccomp filter, keeps io_uring from this process"
+	case errors.Is(err, unix.ENOSYS):
+		r.NoUring = "this kernel has no io_uring"
+	default:
+		r.NoUring = "rings cannot be made: " + err.Error()
+	}
+}
+
+// AttachRings binds the rings, if there are any, to the connection. It comes before the box is sealed.
+func (r *Request) AttachRings(connection *os.File) {
+	if r.Rings == nil {
+		return
+	}
+	if err := r.Rings.Attach(connection); err != nil {
+		r.Rings.Close()
+		r.Rings, r.NoUring = nil, "rings cannot be used: "+err.Error()
 	}
 }
 
@@ -196,7 +225,7 @@ func (l *launcher) allowUring() (*uringSwitch, error) {
 	dir, err := makeRuntimeDir()
 	var s *uringSwitch
 	if err == nil {
-		s, err = switchUring(uringParameter, dir)
+		s, err = switchUring(UringParameter, dir)
 	}
 	if err != nil {
 		l.noUring = fmt.Sprintf("FUSE over io_uring cannot be switched on (%v)", err)

@@ -61,6 +61,13 @@ const (
 // memoryFlags are the flags of mmap for memory of one's own, which is no file.
 const memoryFlags = unix.MAP_PRIVATE | unix.MAP_FIXED | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE | unix.MAP_STACK | unix.MAP_DROPPABLE
 
+// What is done to rings that were made before the process was in the box, restricted to commands on registered
+// files, and disabled.
+const (
+	registerFiles  = 2  // IORING_REGISTER_FILES
+	registerEnable = 12 // IORING_REGISTER_ENABLE_RINGS
+)
+
 // The ioctls. Those of /dev/fuse are in package fuse, those of fuse-iomap in fuse/iomap_abi.go.
 var ioctls = []struct {
 	name string
@@ -142,12 +149,10 @@ func rules(self int) []rule {
 		{call: "fstatfs", nr: unix.SYS_FSTATFS, unsealed: true, why: "blockdev: whether direct I/O is any good there"},
 		{call: "statx", nr: unix.SYS_STATX, unsealed: true, why: "blockdev: the alignment of direct I/O, untorn writes",
 			when: either(condition{2, unix.AT_EMPTY_PATH, unix.AT_EMPTY_PATH})},
-		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, why: "Seal: no more descriptors, nor locked memory",
-			when: [][]condition{{is(0, 0), is(1, unix.RLIMIT_NOFILE)}, {is(0, 0), is(1, unix.RLIMIT_MEMLOCK)}}},
-		{call: "io_uring_setup", nr: unix.SYS_IO_URING_SETUP, unsealed: true, why: "fuse: rings"},
-		{call: "io_uring_register", nr: unix.SYS_IO_URING_REGISTER, unsealed: true, why: "fuse: what a ring is for, and for nothing else"},
-		{call: "mmap", nr: unix.SYS_MMAP, unsealed: true, why: "fuse: the queues of a ring",
-			when: [][]condition{{none(2, unix.PROT_EXEC), {3, 1<<64 - 1, unix.MAP_SHARED | unix.MAP_POPULATE}}}},
+		{call: "prlimit64", nr: unix.SYS_PRLIMIT64, unsealed: true, why: "Seal: no more descriptors",
+			when: [][]condition{{is(0, 0), is(1, unix.RLIMIT_NOFILE)}}},
+		{call: "io_uring_register", nr: unix.SYS_IO_URING_REGISTER, unsealed: true, why: "fuse: the connection that the rings are for, which take nothing else; a thread for each",
+			when: anyOf(1, registerFiles, registerEnable)},
 		{call: "seccomp", nr: unix.SYS_SECCOMP, unsealed: true, when: either(is(0, unix.SECCOMP_SET_MODE_FILTER)), why: "Seal"},
 	}
 	return append(l, cgoRules...)
@@ -167,7 +172,7 @@ var limits = []struct {
 }{
 	{"RLIMIT_CORE", unix.RLIMIT_CORE, 0, "memory holds what others have written to the image"},
 	{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 512, "image, journal, log, state, and one for each reader and each ring; 0 once sealed"},
-	{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 64 << 20, "the queues of rings, 8 KiB each, of all servers that are the same user; 0 once sealed"},
+	{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 0, "nothing is locked; rings were made before"},
 	{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE, 0, "no message queues"},
 	{"RLIMIT_SIGPENDING", unix.RLIMIT_SIGPENDING, 128, "Go sends a thread one signal at a time"},
 	{"RLIMIT_NICE", unix.RLIMIT_NICE, 0, "no higher priority"},

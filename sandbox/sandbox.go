@@ -169,10 +169,8 @@ func (b *Box) Seal() error {
 var attack func()
 
 func (b *Box) seal() error {
-	for name, resource := range map[string]int{"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK} {
-		if err := unix.Setrlimit(resource, &unix.Rlimit{}); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("RLIMIT_NOFILE: %w", err)
 	}
 	if b.rules == nil {
 		return nil

@@ -55,8 +55,6 @@ type service struct {
 	fs      *ext4.FS
 	request *mount.Request
 	iomap   server.Iomap
-	rings   *fuse.Rings  // for requests; nil: there are none
-	noUring string       // why not
 	noIomap string       // why the kernel cannot move file data, as far as the keeper did not know
 	close   func() error // closes fs and what else belongs to the image, once
 	claim   *os.File     // on the device, if it is there
@@ -108,23 +106,7 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 		s.close()
 		return nil, mountError(fmt.Errorf("mount option \"iomap=on\": %s", s.noIomap))
 	}
-	if s.noUring = r.NoUring; r.CPUs != nil {
-		if s.rings, err = fuse.NewRings(*r.CPUs); err != nil {
-			s.noUring = noRings(err)
-		}
-	}
 	return s, nil
-}
-
-// noRings says why this process could make no rings.
-func noRings(err error) string {
-	switch {
-	case errors.Is(err, unix.EPERM):
-		return "the sysctl kernel.io_uring_disabled, or a seccomp filter, keeps io_uring from this process: set it to 0"
-	case errors.Is(err, unix.ENOSYS):
-		return "this kernel has no io_uring"
-	}
-	return "no rings: " + err.Error()
 }
 
 // closeImage ends what is served. The claim on its device goes last.
@@ -174,7 +156,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 	if s.request.Options.Ext4.NoACL {
 		params.Flags &^= fuse.InitPosixACL
 	}
-	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{Spare: c.Spare, Sealed: true, Rings: s.rings})
+	transport := fuse.NewDevice(c.Fuse, fuse.DeviceOptions{Spare: c.Spare, Sealed: true, Rings: s.request.Rings})
 	defer transport.Close()
 	// A thread that waits for the device keeps its processor of the runtime until somebody notices, which is
 	// late and costs more than the wait, so each has one.
@@ -208,7 +190,7 @@ func (s *service) Serve(ctx context.Context, c mount.Connection, ready func(moun
 // requests says which way requests come.
 func (s *service) requests(session *fuse.Session, d *fuse.Device) (rings bool, text string) {
 	rings, err := d.AwaitRings()
-	why := s.noUring
+	why := s.request.NoUring
 	switch {
 	case rings:
 		return true, "by io_uring"
@@ -241,19 +223,5 @@ func idMap(ranges []mount.IDRange) (m server.IDMap) {
 func (s *service) ReadOnly() string { return s.fs.ReadOnlyReason() }
 
 func (s *service) NoIomap() string { return s.noIomap }
-
-func (s *service) NoUring() string { return s.noUring }
-
-// Attach binds the rings to the connection.
-func (s *service) Attach(c mount.Connection) error {
-	if s.rings == nil {
-		return nil
-	}
-	if err := s.rings.Attach(c.Fuse); err != nil {
-		s.rings.Close()
-		s.rings, s.noUring = nil, noRings(err)
-	}
-	return nil
-}
 
 func (s *service) Close() error { return s.close() }

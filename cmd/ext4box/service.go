@@ -193,9 +193,7 @@ func (a *activation) mount() (c mount.Connection, fs mount.Service, err error) {
 	if err := a.helper.Bye(0); err != nil {
 		log.Debug(err.Error()) // it has mounted, or the connection will tell
 	}
-	if err := fs.Attach(c); err != nil {
-		return c, fs, err
-	}
+	a.request.AttachRings(c.Fuse)
 	return c, fs, a.box.Seal()
 }
 
@@ -295,6 +293,7 @@ func (a *activation) offerUring() {
 		return
 	}
 	r.CPUs = &cpus
+	r.MakeRings()
 }
 
 // tableOptions are the options that are for the list of mounts.

@@ -251,16 +251,14 @@ func mountLimits() Check {
 	return yes(name, "reading ahead and dirty pages can be set")
 }
 
-const enableUring = "/sys/module/fuse/parameters/enable_uring"
-
 func (k kernelFUSE) overUring() Check {
 	const name = "fuse-io-uring"
-	value, err := os.ReadFile(enableUring)
-	if err != nil {
-		return no(name, "the kernel has no FUSE over io_uring: needs Linux 6.14", "")
+	if why, advice := mount.AskUring(); why != "" {
+		return no(name, why+"; requests come by /dev/fuse", advice)
 	}
-	if strings.TrimSpace(string(value)) != "Y" {
-		return no(name, "present but switched off", "echo Y > "+enableUring+" as root")
+	value, err := os.ReadFile(mount.UringParameter)
+	if err == nil && strings.TrimSpace(string(value)) != "Y" {
+		return yes(name, "switched off, but mounts switch it on for themselves: requests come by io_uring")
 	}
 	return k.feature(name, flagOverUring, "Linux 6.14", "")
 }
