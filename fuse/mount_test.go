@@ -47,6 +47,11 @@ func mount(t *testing.T, fs *memfs, d fuse.DeviceOptions) *mounted {
 		_ = f.Close()
 		t.Skipf("cannot mount here: %v", err)
 	}
+	if d.Rings != nil {
+		if err := d.Rings.Attach(f); err != nil {
+			t.Fatal(err)
+		}
+	}
 	m := &mounted{memfs: fs, dir: dir, served: make(chan error, 1)}
 	// A process that waits for itself cannot even be killed. So if anything hangs, and at the end
 	// whatever happened, the connection is aborted, which MNT_FORCE does to a busy mount as well.
@@ -71,6 +76,9 @@ func mount(t *testing.T, fs *memfs, d fuse.DeviceOptions) *mounted {
 		m.served <- err
 	}()
 	<-m.s.Ready()
+	if up, err := m.dev.AwaitRings(); up != (d.Rings != nil) || err != nil {
+		t.Fatalf("by io_uring: %v, %v", up, err)
+	}
 	if err := fusetest.SettlePoll(m.path(settleName)); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +137,7 @@ func checkReaders(t *testing.T) {
 		for range 100 {
 			buf = make([]byte, 1<<20)
 			buf = buf[:runtime.Stack(buf, true)]
-			if !bytes.Contains(buf, []byte("fuse.(*readers)")) && !bytes.Contains(buf, []byte("fuse.(*overflow)")) {
+			if !bytes.Contains(buf, []byte("fuse.(*readers)")) && !bytes.Contains(buf, []byte("fuse.(*ringThread)")) && !bytes.Contains(buf, []byte("fuse.(*overflow)")) {
 				return
 			}
 			time.Sleep(10 * time.Millisecond) // for goroutines that are about to return

@@ -147,6 +147,9 @@ func sweep(dir string) {
 		return
 	}
 	for _, e := range entries {
+		if e.Name() == uringRecord {
+			continue // it has another lock
+		}
 		f, err := openState(filepath.Join(dir, e.Name()), os.Geteuid())
 		if err != nil {
 			continue

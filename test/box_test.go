@@ -185,7 +185,7 @@ func (b *boxed) descriptors(t *testing.T) {
 	}
 	for kind := range got {
 		switch kind {
-		case "image", "state", "socket", "pipe", "/dev/null", "/dev/fuse", "anon_inode:[eventpoll]", "anon_inode:[eventfd]":
+		case "image", "state", "socket", "pipe", "/dev/null", "/dev/fuse", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:[io_uring]":
 		default:
 			t.Errorf("the server has %s open", kind)
 		}

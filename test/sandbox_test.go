@@ -170,7 +170,7 @@ func TestServerInBox(t *testing.T) {
 	if err != nil || len(fds) < 4 {
 		t.Error(fds, err)
 	}
-	expected := regexp.MustCompile(`^(/dev/fuse|/dev/null|(socket|pipe):\[\d+\]|anon_inode:\[event(poll|fd)\]|/run/ext4box/.*|` + regexp.QuoteMeta(path) + `)$`)
+	expected := regexp.MustCompile(`^(/dev/fuse|/dev/null|(socket|pipe):\[\d+\]|anon_inode:\[(event(poll|fd)|io_uring)\]|/run/ext4box/.*|` + regexp.QuoteMeta(path) + `)$`)
 	for _, fd := range fds {
 		if target, err := os.Readlink(proc + "fd/" + fd.Name()); err == nil && !expected.MatchString(target) {
 			t.Errorf("descriptor %s is %s", fd.Name(), target)
