@@ -52,6 +52,26 @@
 // The threads of all of them are marked so that the kernel does not write back files of this mount, and
 // wait for that, when one of them asks for memory.
 //
+// # Rings
+//
+// Over io_uring (7.42) the kernel puts a request into an entry of the queue of the processor on which the caller
+// runs. Rings have, for each processor, threads with a ring and one entry each, which handle what is put
+// there and, in one system call, commit the answer and wait for the next. A thread that blocks has no entry
+// that is free, so the next request goes to another; of those that are free the kernel takes the one that was
+// used last. Threads run on the processor of their queue as long as requests come one at a time (ringThread.follow):
+// the kernel then switches between caller and thread and wakes no other processor. Queues of processors
+// that are not there must have entries too; they share a thread.
+//
+// Readers of the device stay, for INIT, FORGET, INTERRUPT, and everything if registering fails. FORGET and INTERRUPT
+// may overtake, or be overtaken by, requests that come by a ring: see earlyInterrupts.
+//
+// Requests are bound to their queue. So a queue all of whose entries wait for requests from its own
+// processor would wait for ever. Only Request.InvalData waits for others; whoever calls it must see to it that
+// fewer do at once than a queue has threads (minQueueThreads), and the thread of absent processors is
+// refused. Everything else that an operation waits for (devices, locks, commits) goes on without more requests.
+//
+// With fuse-iomap there are no rings: there the last reader has duties that no ring can have.
+//
 // # Trust
 //
 // The kernel is trusted: what it says about who calls is true, and it is not out to harm the server.

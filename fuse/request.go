@@ -1,6 +1,9 @@
 package fuse
 
-import "iter"
+import (
+	"iter"
+	"syscall"
+)
 
 // Request is the context of a call to one of the Operations: who asks, about what, and on which
 // terms. It belongs to the session and is valid only during the call.
@@ -31,7 +34,12 @@ func (r *Request) InvalAttr() error { return r.w.s.NotifyInvalInode(r.NodeID, -1
 // InvalData makes the kernel write back what it has cached of the file r.NodeID, and drop it, and waits
 // for that: other workers must be free to handle the writes, and the request must be one for which the
 // kernel holds no pages, such as LSEEK.
-func (r *Request) InvalData() error { return r.w.s.NotifyInvalInode(r.NodeID, 0, 0) }
+func (r *Request) InvalData() error {
+	if r.w.lone {
+		return syscall.EDEADLK
+	}
+	return r.w.s.NotifyInvalInode(r.NodeID, 0, 0)
+}
 
 // SecurityContexts returns the names (such as "security.selinux") and values of the security
 // attributes that the new inode must get (InitSecurityCtx). Both alias the request buffer.

@@ -78,6 +78,7 @@ func (t *ringThread) run(enabled chan<- error) {
 	t.p = p
 	for _, e := range t.entries {
 		e.w = p.s.NewWorker()
+		e.w.lone = t.cpu < 0
 	}
 	err = t.serve()
 	for _, e := range t.entries {

@@ -11,7 +11,8 @@ import (
 // Worker handles one message at a time. Transports have one for each goroutine (or ring entry) that
 // handles requests; it holds what a request needs, so that handling one allocates nothing.
 type Worker struct {
-	s *Session
+	s    *Session
+	lone bool // nobody else handles what comes by the same way
 
 	// busy is held while a message is being handled.
 	busy sync.Mutex

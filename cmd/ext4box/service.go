@@ -274,6 +274,9 @@ func (a *activation) parse(args []string) (image, dir string, err error) {
 	a.table = tableOptions(a.options)
 	a.request = mount.Request{Source: image, Options: o, Log: mount.LogText, Foreground: true, Owner: uid, Group: gid, MaxPages: fuse.KernelMaxPages()}
 	a.offerUring()
+	if o.Transport == mount.TransportUring && a.request.NoUring != "" {
+		return usage(fmt.Errorf("mount option \"transport=uring\": %s", a.request.NoUring))
+	}
 	return image, dir, nil
 }
 
