@@ -331,7 +331,8 @@ func TestBoxKilled(t *testing.T) {
 					default:
 						t.Errorf("%s: %v before it was killed", c.what, err)
 					}
-					if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.ECONNABORTED) {
+					if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.ECONNABORTED) &&
+						!errors.Is(err, unix.ECANCELED) {
 						t.Errorf("%s: %v", c.what, err)
 					}
 					return

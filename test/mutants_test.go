@@ -189,7 +189,7 @@ func (u *systemCalls) note(err error) {
 		return
 	}
 	u.failed++
-	if errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED) {
+	if errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ECANCELED) {
 		u.gone = err
 	}
 }
