@@ -90,8 +90,9 @@ func switchUring(parameter, dir string) (*uringSwitch, error) {
 		return nil, err
 	}
 	s.restore = sync.OnceFunc(func() {
+		_, _ = f.WriteAt([]byte(before), 0) // whatever has become of the record
 		_, _ = s.recover()
-		s.file.Close()
+		f.Close()
 	})
 	time.AfterFunc(uringPatience, s.restore)
 	return s, nil

@@ -38,6 +38,9 @@ func TestUringSwitch(t *testing.T) {
 					t.Error(err)
 				}
 				checkParameter(t, path, "Y")
+				if s != nil {
+					_ = os.Remove(s.record()) // as who tidies up might
+				}
 				time.Sleep(time.Millisecond)
 				checkParameter(t, path, "Y")
 				s.release()

@@ -396,7 +396,7 @@ func TestServiceGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.ended(t)
-		if _, err := os.ReadDir(dir); !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+		if _, err := os.ReadDir(dir); !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.ECANCELED) {
 			t.Errorf("after %v: %v", signal, err)
 		}
 		if r := run(t, "umount", dir); r.status != 0 {
