@@ -95,3 +95,21 @@ func (fs *FS) LimitReserved(n int64) int64 {
 	fs.w.maxReserved = n
 	return fs.w.reserved.Load()
 }
+
+// ErrMoved is errMoved.
+var ErrMoved = errMoved
+
+// Still finds a name, calls change, and tells whether the name leads to the same as before.
+func (fs *FS) Still(dir Ino, name string, change func()) error {
+	f, err := fs.find(dir, name)
+	if err != nil {
+		return err
+	}
+	change()
+	d, err := fs.wlock(dir)
+	if err != nil {
+		return err
+	}
+	defer d.wunlock()
+	return fs.still(d, name, f)
+}

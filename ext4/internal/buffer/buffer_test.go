@@ -263,3 +263,37 @@ func TestPinnedBlocksStay(t *testing.T) {
 		t.Error("a block that is no longer pinned stays for ever")
 	}
 }
+
+// TestNotes notes things about blocks, which hold for one tag until they are taken back.
+func TestNotes(t *testing.T) {
+	c := buffer.New(device(8), blockSize, 1<<20)
+	b, err := c.Read(5, leaf, accept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const one, two buffer.Note = 1, 2
+	other := buffer.Tag{Kind: buffer.DirLeaf, Owner: 13}
+	b.SetNote(other, one)
+	if b.Noted(leaf, one) || b.Noted(other, one) {
+		t.Error("a note sticks to a block that is something else")
+	}
+	b.SetNote(leaf, one)
+	if !b.Noted(leaf, one) || b.Noted(leaf, two) || b.Noted(leaf, one|two) || b.Noted(other, one) {
+		t.Error("a note is not what was noted")
+	}
+	checks := 0
+	count := func([]byte) error { checks++; return nil }
+	if _, err := c.Read(5, leaf, count); err != nil || checks != 0 || !b.Noted(leaf, one) {
+		t.Errorf("a block with a note was checked %d times, %v", checks, err)
+	}
+	b.Unnote()
+	if _, err := c.Read(5, leaf, count); err != nil || checks != 0 || b.Noted(leaf, one) {
+		t.Errorf("without the note the block was checked %d times, %v", checks, err)
+	}
+	b.SetNote(leaf, two)
+	for _, tag := range []buffer.Tag{other, leaf} {
+		if _, err := c.Read(5, tag, count); err != nil || b.Noted(leaf, two) {
+			t.Errorf("a note survives that the block became something else, %v", err)
+		}
+	}
+}

@@ -136,3 +136,19 @@ func TestCacheForgetsWhatNobodyUses(t *testing.T) {
 		t.Errorf("%d evicted values are remembered", gone)
 	}
 }
+
+// TestCacheExact evicts what somebody still has, without having pinned it.
+func TestCacheExact(t *testing.T) {
+	for _, exact := range []bool{false, true} {
+		c := New(shards, Policy[int]{Exact: exact})
+		first, second := 1, 2
+		c.Add(0, &first)
+		for k := uint64(1); k < 1000; k++ {
+			c.Add(k, new(int))
+		}
+		if got := c.Add(0, &second); (got == &second) != exact {
+			t.Errorf("exact %v: an evicted value comes back as %d", exact, *got)
+		}
+		runtime.KeepAlive(&first)
+	}
+}

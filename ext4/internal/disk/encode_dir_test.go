@@ -3,6 +3,7 @@ package disk_test
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -161,5 +162,61 @@ func TestEditDxNode(t *testing.T) {
 	disk.SealDx(9, b, true)
 	if !bytes.Equal(b, bytes.Repeat([]byte{0xAA}, 1024)) {
 		t.Error("a checksum is written into something else")
+	}
+}
+
+// TestFindDirEntry compares what is made for speed with what decodes every entry.
+func TestFindDirEntry(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 9))
+	for round := range 2000 {
+		size := []int{1024, 4096, 65536}[round%3]
+		area := make([]byte, size)
+		var names []string
+		for off := 0; off < size; {
+			e := disk.DirEntry{Inode: uint32(r.IntN(3)), Name: []byte(fmt.Sprint("name", r.IntN(99)))[:1+r.IntN(5)]}
+			e.RecLen = min(disk.DirEntrySize(len(e.Name))+4*r.IntN(4), size-off)
+			if size-off-e.RecLen < 20 {
+				e.RecLen = size - off
+			}
+			names = append(names, string(e.Name))
+			disk.EncodeDirEntry(area, off, &e, true)
+			off += e.RecLen
+		}
+		if round%5 == 0 { // something malformed
+			area[r.IntN(size-8)&^3+4] = byte(r.IntN(256))
+		}
+		name, need := names[r.IntN(len(names))], 12+4*r.IntN(8)
+		if r.IntN(4) == 0 {
+			name = "absent"
+		}
+		var ino, roomOff, roomSize, used int
+		at, before, prev, sound := 0, -1, -1, true
+		for off := 0; off < size; {
+			e, problem := disk.DecodeDirEntry(area, off, true)
+			if problem != "" {
+				sound = false
+				break
+			}
+			if e.Inode != 0 && string(e.Name) == name && ino == 0 {
+				ino, at, before = int(e.Inode), off, prev
+			}
+			n := 0
+			if e.Inode != 0 {
+				n = disk.DirEntrySize(len(e.Name))
+			}
+			if e.RecLen-n >= need && roomSize == 0 {
+				roomOff, roomSize, used = off, e.RecLen, n
+			}
+			prev = off
+			off += e.RecLen
+		}
+		gotIno, gotAt, gotPrev := disk.FindDirEntry(area, name)
+		if sound && (int(gotIno) != ino || gotAt != at || gotPrev != before) {
+			t.Fatalf("%q is inode %d at %d behind %d instead of %d, %d, %d", name, gotIno, gotAt, gotPrev, ino, at, before)
+		}
+		off, length, n, ok := disk.DirRoom(area, need)
+		if ok != (sound || roomSize > 0) || ok && (off != roomOff || length != roomSize || n != used) {
+			t.Fatalf("room for %d bytes is at %d, %d of %d bytes, %v, instead of %d, %d, %d, %v", need, off, n, length, ok, roomOff, used, roomSize, sound)
+		}
 	}
 }
