@@ -45,3 +45,38 @@ func TestGroupsWhileTheyChange(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestOverwritesTogether: a write to blocks that have data excludes nobody.
+func TestOverwritesTogether(t *testing.T) {
+	r := newCrashRig(t, crashConfigs[0])
+	fs, err := ext4.Open(blocktest.NewOverlay(r.dev, r.dev.Size()), ext4.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	ino, err := fs.Create(ext4.RootIno, "f", ext4.NewNode{Mode: syscall.S_IFREG | 0o644})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 16<<10)
+	if _, err := fs.WriteBack(ino, data, 0); err != nil {
+		t.Fatal(err)
+	}
+	unlock := fs.LockShared(ino)
+	done := make(chan error)
+	go func() {
+		_, err := fs.WriteBack(ino, data, 0)
+		done <- err
+	}()
+	select {
+	case err = <-done:
+		unlock()
+	case <-time.After(10 * time.Second):
+		unlock()
+		t.Error("it waits for somebody who only looks")
+		err = <-done
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -46,6 +46,15 @@ func (fs *FS) Lock(ino Ino) (unlock func()) {
 	}
 }
 
+// LockShared locks an inode, as an operation does that only looks.
+func (fs *FS) LockShared(ino Ino) (unlock func()) {
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return func() {}
+	}
+	return in.runlock
+}
+
 // BreakPromise takes back the nodes that are promised for the map of a file.
 func (fs *FS) BreakPromise(ino Ino) {
 	in, err := fs.wlock(ino)

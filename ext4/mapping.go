@@ -35,12 +35,38 @@ func (m limitedMapper) Begin(ino Ino, off, n uint64, op iomap.Op) (iomap.Mapping
 }
 
 func (fs *FS) beginAs(ino Ino, off, n uint64, op iomap.Op, limited bool) (iomap.Mapping, error) {
+	if op.Stores() {
+		if m, ok := fs.beginOverwrite(ino, off, n, op); ok {
+			return m, nil
+		}
+	}
 	in, unlock, err := fs.lockToMap(ino, op, false)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
 	defer unlock()
 	return fs.mapFor(in, off, n, op, limited)
+}
+
+// beginOverwrite is Begin for a write to blocks that have data already, if that is what it is. It changes
+// nothing, so that any number of them go on at the same time.
+func (fs *FS) beginOverwrite(ino Ino, off, n uint64, op iomap.Op) (m iomap.Mapping, ok bool) {
+	if fs.w == nil || uint32(ino) == fs.sb.JournalIno || op&iomap.NoWait != 0 || fs.w.log.Usable() != nil {
+		return m, false
+	}
+	in, err := fs.rlock(ino)
+	if err != nil {
+		return m, false
+	}
+	defer in.runlock()
+	if !in.IsReg() || in.encrypted() || in.verity() || in.inline() || in.mayInline || off+n < off || off+n > fs.maxSize(in) {
+		return m, false
+	}
+	run, err := fs.backing(in, off>>fs.geo.BlockBits)
+	if err != nil || run.State != extent.Written {
+		return m, false
+	}
+	return fs.toMapping(in, run), true
 }
 
 // lockToMap returns an inode locked as an operation on its mappings needs it, or
