@@ -108,8 +108,17 @@ func NewDevice(f *os.File, o DeviceOptions) *Device {
 	return d
 }
 
-// Threads is how many threads can be in system calls at once, reading requests or handling them.
-func (d *Device) Threads() int { return d.readers }
+// maxThreads is how many threads count, which bounds what the runtime has for each.
+const maxThreads = 64
+
+// Threads is how many threads can be in system calls at once, waiting for requests or handling them.
+func (d *Device) Threads() int {
+	n := d.readers
+	if d.rings != nil {
+		n += len(d.rings.threads)
+	}
+	return min(n, maxThreads)
+}
 
 // SetSyncInit makes mount(2), or fsconfig(2), wait for INIT and fail if that fails. It must be called
 // before mounting, and Serve must be running while mounting. ENOTTY means that the kernel is older
