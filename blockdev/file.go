@@ -54,6 +54,7 @@ type File struct {
 	degrading sync.Mutex // serialises giving up direct I/O
 	stripes   stripes
 	fresh     fresh
+	behind    handle // the same file through the host's page cache; nil: none
 
 	// flushFailed is the first error of a Flush. The kernel reports a lost
 	// write to one fsync only, so a later one that succeeds proves nothing.
@@ -354,6 +355,9 @@ func (f *File) Discard(off, n int64) error {
 
 // Close closes the file, which releases its lock. It does not flush.
 func (f *File) Close() error {
+	if f.behind != nil {
+		_ = f.behind.close()
+	}
 	if err := f.h.close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return &os.PathError{Op: "close", Path: f.name, Err: err}
 	}

@@ -3,6 +3,7 @@ package blockdev
 import (
 	"fmt"
 	"math"
+	"os"
 	"syscall"
 	"time"
 )
@@ -58,6 +59,10 @@ type Options struct {
 
 	// Buffered switches direct I/O off.
 	Buffered bool
+
+	// Behind is the file once more, from [Reopen]: [File.WriteBehind] needs it. The device
+	// closes it.
+	Behind *os.File
 }
 
 // Open opens the image file or block device at path. It is [OpenFile] followed

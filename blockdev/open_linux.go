@@ -65,6 +65,19 @@ func checkOpened(f *os.File, o Options, block bool) error {
 	return lock(f, &st, o)
 }
 
+// Reopen opens a file again as it is open, but with neither O_EXCL nor direct I/O.
+func Reopen(f *os.File) (*os.File, error) {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags&unix.O_ACCMODE|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s again: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
 // LockFile locks a file that somebody else has opened, as [OpenFile] would. Of the options it
 // uses Lock and LockWait.
 func LockFile(f *os.File, o Options) error {
@@ -113,6 +126,9 @@ func NewFile(f *os.File, o Options) (*File, error) {
 	dev, err := newFile(h, name, g, o)
 	if err != nil {
 		return nil, err
+	}
+	if o.Behind != nil {
+		dev.behind = newOSHandle(o.Behind, block)
 	}
 	return dev, nil
 }

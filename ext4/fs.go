@@ -132,6 +132,7 @@ type FS struct {
 	nodes *cache.Cache[inode]
 	mover iomap.Mover
 	limit iomap.Mover // mover for callers for whom limits of quota hold
+	lazy  iomap.Mover // mover for data that need not have reached the device
 	w     *writer     // nil: read-only
 
 	outside iomap.Cache // who moves data instead of the movers; nil: nobody
@@ -267,6 +268,8 @@ func (fs *FS) load() error {
 	fs.mover = iomap.Mover{Mapper: fs, Dev: fs.dev, Align: uint64(fs.dev.Alignment()), Block: uint64(fs.geo.BlockSize)}
 	fs.limit = fs.mover
 	fs.limit.Mapper = limitedMapper{fs}
+	fs.lazy = fs.mover
+	fs.lazy.Behind = !fs.opts.NoBarrier // or no commit would wait for the data
 	fs.dirFormat = dirent.Format{
 		Index:       sb.Compat&disk.CompatDirIndex != 0,
 		HashVersion: disk.HashVersion(sb.DefHashVersion),

@@ -277,6 +277,13 @@ func (fs *FS) WriteBack(ino Ino, p []byte, off int64) (int, error) {
 	return fs.writeBack(&fs.mover, ino, p, off)
 }
 
+// WriteBehind is WriteBack for data that nobody waits for: it may not have reached the device when it returns.
+// What makes it part of the file is committed only after it has, as each commit begins with a flush, and
+// a host that could not write it fails that, and with it the filesystem. Reading finds it.
+func (fs *FS) WriteBehind(ino Ino, p []byte, off int64) (int, error) {
+	return fs.writeBack(&fs.lazy, ino, p, off)
+}
+
 // WriteBackLimited is WriteBack by somebody for whom limits of quota hold.
 // EDQUOT: not even the first block fits.
 func (fs *FS) WriteBackLimited(ino Ino, p []byte, off int64) (int, error) {

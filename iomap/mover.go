@@ -13,6 +13,7 @@ type Mover struct {
 	Dev    io.ReaderAt // what Mapping.Addr counts on
 	Align  uint64      // power of two: the device's preferred granularity
 	Block  uint64      // the size of the file's blocks; needed for writing
+	Behind bool        // data need not have reached the device, if it can be a BehindWriter
 }
 
 // ReadAt reads the file's bytes from off on into p, up to the end of the file,

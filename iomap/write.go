@@ -23,6 +23,11 @@ type NewWriter interface {
 	WriteNew(p []byte, off int64) (int, error)
 }
 
+// BehindWriter is implemented by devices that can take data before it has reached them, and read it back.
+type BehindWriter interface {
+	WriteBehind(p []byte, off int64) (int, error)
+}
+
 // WriteAt writes p to the file at off, block for block as the mapper backs it,
 // and tells the mapper. Blocks that did not hold data before are filled up with
 // zeros, so nobody else may write to the same block at the same time unless both
@@ -68,11 +73,7 @@ func (m *Mover) writeMapping(ino Ino, p []byte, pos uint64) (int, error) {
 			at -= head
 		}
 	}
-	write := m.Dev.(io.WriterAt).WriteAt
-	if w, ok := m.Dev.(NewWriter); ok && mp.Type == Unwritten {
-		write = w.WriteNew
-	}
-	if got, err := write(data, int64(at)); err != nil {
+	if got, err := m.writeDevice(data, int64(at), mp.Type == Unwritten); err != nil {
 		return 0, fmt.Errorf("inode %d: write data at device offset %d, after %d bytes: %w", ino, at, got, err)
 	}
 	if mp.Type == Unwritten || mp.Flags&Dirty != 0 {
@@ -83,4 +84,19 @@ func (m *Mover) writeMapping(ino Ino, p []byte, pos uint64) (int, error) {
 		return int(n), err
 	}
 	return int(n), m.Mapper.(Writer).IOEnd(ino, pos, n)
+}
+
+// writeDevice writes to the device, in the way that suits.
+func (m *Mover) writeDevice(p []byte, off int64, fresh bool) (int, error) {
+	if m.Behind {
+		if w, ok := m.Dev.(BehindWriter); ok {
+			return w.WriteBehind(p, off)
+		}
+	}
+	if fresh {
+		if w, ok := m.Dev.(NewWriter); ok {
+			return w.WriteNew(p, off)
+		}
+	}
+	return m.Dev.(io.WriterAt).WriteAt(p, off)
 }

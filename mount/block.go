@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"ext4box/blockdev"
 )
 
 // BlockType is the type of mounts that hold a block device; see [BlockDevice].
@@ -34,19 +36,6 @@ type BlockDevice struct {
 	ClaimOnly bool
 }
 
-// Unclaimed opens the device again as it is open, but without O_EXCL.
-func Unclaimed(f *os.File) (*os.File, error) {
-	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
-	if err != nil {
-		return nil, err
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags&unix.O_ACCMODE|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s again: %w", f.Name(), err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
-
 // mountBlock mounts the device. On error nothing is mounted, and the claim is there
 // as before, unless somebody else has taken the device meanwhile.
 func (t *Target) mountBlock(b *BlockDevice, o Options) (*Mounted, error) {
@@ -54,7 +43,7 @@ func (t *Target) mountBlock(b *BlockDevice, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	again, err := Unclaimed(b.Claim)
+	again, err := blockdev.Reopen(b.Claim)
 	if err != nil {
 		dev.Close()
 		return nil, systemf("%w", err)

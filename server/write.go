@@ -215,7 +215,7 @@ func (s *Server) Write(r *fuse.Request, in *fuse.WriteIn, data []byte) (int, sys
 // those that the file has now it got later. It does not look at how much was
 // written, and would take the rest for written too.
 func (s *Server) writeBack(r *fuse.Request, ino ext4.Ino, data []byte, off int64) (int, syscall.Errno) {
-	write := s.fs.WriteBack
+	write := s.fs.WriteBehind
 	if !s.writeback {
 		// It was written to a mapping, by whom is not known: limits hold.
 		write = s.fs.WriteBackLimited

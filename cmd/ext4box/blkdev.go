@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ext4box/blockdev"
 	"ext4box/mount"
 )
 
@@ -43,7 +44,7 @@ func blockDevice(target *mount.Target, files []*os.File, o *imageOptions, want d
 		want.hold = want.must
 	}
 	claim := files[0]
-	shared, err := mount.Unclaimed(claim)
+	shared, err := blockdev.Reopen(claim)
 	if err != nil {
 		return nil, err
 	}

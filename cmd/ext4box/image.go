@@ -23,6 +23,7 @@ type imageOptions struct {
 
 	Partition int  `json:"partition"` // of the image's spec
 	Writable  bool `json:"writable"`  // open for writing
+	Behind    bool `json:"behind"`    // the last descriptor is the image once more, for writing behind
 
 	AnySector bool `json:"anySector"` // it is a loop device, whose sectors say nothing about the image
 

@@ -188,6 +188,12 @@ func mountImage(cmd *cobra.Command, image, dir string, o mountOptions) error {
 		return err
 	}
 	launch.Iomap = o.image.Iomap.Why == ""
+	if o.image.Writable && !launch.Iomap {
+		if behind, err := blockdev.Reopen(files[0]); err == nil { // or all data is written directly
+			files, o.image.Behind = append(files, behind), true
+			launch.Files = files
+		}
+	}
 	if launch.Request.Config, err = json.Marshal(o.image); err != nil {
 		return err
 	}

@@ -71,6 +71,9 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 		return nil, errors.New("the keeper sent no image")
 	}
 	options := o.device(blockdev.LockNone) // whoever opened it has locked it
+	if last := len(files) - 1; o.Behind && last > 0 {
+		files, options.Behind = files[:last], files[last]
+	}
 	options.Name, _ = blockdev.ParseSpec(r.Source)
 	dev, err := blockdev.NewFile(files[0], options)
 	if err != nil {
