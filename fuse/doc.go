@@ -59,7 +59,8 @@
 // there and, in one system call, commit the answer and wait for the next. A thread that blocks has no entry
 // that is free, so the next request goes to another; of those that are free the kernel takes the one that was
 // used last. Threads run on the processor of their queue as long as requests come one at a time (ringThread.follow):
-// the kernel then switches between caller and thread and wakes no other processor. Queues of processors
+// the kernel then switches between caller and thread and wakes no other processor. Where it would move the caller to
+// one that sleeps, a thread does not go to sleep at once (ringThread.note). Queues of processors
 // that are not there must have entries too; they share a thread.
 //
 // Readers of the device stay, for INIT, FORGET, INTERRUPT, and everything if registering fails. FORGET and INTERRUPT

@@ -80,6 +80,8 @@ type Rings struct {
 	threads []*ringThread
 	allowed unix.CPUSet // where threads may run
 
+	lastQueue atomic.Uint32 // that a request came from, and one more
+
 	begin chan *readers // closed without one: there will be nothing to do
 	ended sync.Once
 

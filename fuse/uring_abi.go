@@ -85,9 +85,11 @@ type ringRestriction struct {
 const (
 	setupDisabled     = 1 << 6  // IORING_SETUP_R_DISABLED
 	setupSubmitAll    = 1 << 7  // IORING_SETUP_SUBMIT_ALL
+	setupTaskrunFlag  = 1 << 9  // IORING_SETUP_TASKRUN_FLAG
 	setupSQE128       = 1 << 10 // IORING_SETUP_SQE128
 	setupSingleIssuer = 1 << 12 // IORING_SETUP_SINGLE_ISSUER
 	setupDeferTaskrun = 1 << 13 // IORING_SETUP_DEFER_TASKRUN
+	sqTaskrun         = 1 << 2  // IORING_SQ_TASKRUN
 	setupNoSQArray    = 1 << 16 // IORING_SETUP_NO_SQARRAY
 
 	enterGetevents = 1 << 0 // IORING_ENTER_GETEVENTS

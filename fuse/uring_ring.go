@@ -17,6 +17,7 @@ type ring struct {
 	queues, sqes []byte
 
 	sqTail         *atomic.Uint32
+	sqFlags        *atomic.Uint32
 	cqHead, cqTail *atomic.Uint32
 	sqMask, cqMask uint32
 	cqes           []ringCQE
@@ -26,7 +27,7 @@ type ring struct {
 // newRing makes a ring with room for so many entries. It is disabled.
 func newRing(entries int) (*ring, error) {
 	n := uint32(1) << bits.Len(uint(entries-1))
-	p := ringParams{Flags: setupDisabled | setupSubmitAll | setupSQE128 | setupSingleIssuer | setupDeferTaskrun | setupNoSQArray}
+	p := ringParams{Flags: setupDisabled | setupSubmitAll | setupSQE128 | setupSingleIssuer | setupDeferTaskrun | setupTaskrunFlag | setupNoSQArray}
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(n), uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, fmt.Errorf("io_uring_setup: %w", errno)
@@ -42,6 +43,7 @@ func newRing(entries int) (*ring, error) {
 		return nil, fmt.Errorf("map a ring: %w", err)
 	}
 	word := func(off uint32) *atomic.Uint32 { return (*atomic.Uint32)(unsafe.Pointer(&r.queues[off])) }
+	r.sqFlags = word(p.SQFlags)
 	r.sqTail, r.sqMask = word(p.SQTail), word(p.SQMask).Load()
 	r.cqHead, r.cqTail, r.cqMask = word(p.CQHead), word(p.CQTail), word(p.CQMask).Load()
 	r.cqes = unsafe.Slice((*ringCQE)(unsafe.Pointer(&r.queues[p.CQEs])), p.CQEntries)
@@ -116,6 +118,11 @@ func (r *ring) enter(wait int, timeout *ringWait) syscall.Errno {
 		r.pushed -= uint32(n)
 	}
 	return errno
+}
+
+// ready tells whether enter has something to do: a completion is there, or the kernel has one to make.
+func (r *ring) ready() bool {
+	return r.cqHead.Load() != r.cqTail.Load() || r.sqFlags.Load()&sqTaskrun != 0
 }
 
 // completed takes a completion, if there is one.

@@ -26,6 +26,7 @@ type ringThread struct {
 	pinned       bool
 	last         uint32 // ringQueue.taken when it took its last request
 	alone, crowd int    // requests in a row
+	lingers      int    // after so many requests it does not go to sleep at once: see note
 }
 
 // ringEntry is room for one request. It is mapped, and the kernel knows where.
@@ -109,6 +110,9 @@ func (t *ringThread) serve() error {
 		if wait > 0 {
 			timeout = t.idle()
 		}
+		if wait > 0 && t.lingers > 0 && t.pinned {
+			t.linger()
+		}
 		errno := t.ring.enter(wait, timeout)
 		switch errno {
 		case 0, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ETIME:
@@ -166,6 +170,7 @@ func (t *ringThread) handle(i int) {
 	e := t.entries[i]
 	h := e.head
 	t.follow(e.q)
+	t.note(e.q)
 	in := load[InHeader](h.InOut[:])
 	size := min(int(h.PayloadSize), len(e.payload))
 	n, ok := e.w.HandleSplit(h.InOut[:InHeaderSize], h.OpIn[:], e.payload[:size],
@@ -281,4 +286,33 @@ func (t *ringThread) pin() {
 func (t *ringThread) unpin() {
 	t.alone, t.crowd = 0, 0
 	t.pinned = unix.SchedSetaffinity(0, &t.rs.allowed) != nil
+}
+
+// How long a thread waits without sleeping, and after how many requests once others have had some of those before.
+const (
+	lingerTime     = 50 * time.Microsecond
+	lingerRequests = 64
+)
+
+// note remembers whose the last request was. Requests of one program that come from one processor and then from
+// another are a sign of a kernel that wakes the program, when it is answered, on a processor that sleeps, as it does while
+// they mostly sleep. Waking that takes longer than all else, so that both go on sleeping, and so on. A thread
+// that has not gone to sleep yet ends this: there is no such processor, and the program stays where it is.
+func (t *ringThread) note(q *ringQueue) {
+	id := uint32(q.id) + 1
+	if t.rs.lastQueue.Load() != id {
+		t.rs.lastQueue.Store(id)
+		t.lingers = lingerRequests
+	}
+}
+
+// linger submits, and waits for lingerTime at most. It lets others run.
+func (t *ringThread) linger() {
+	t.lingers--
+	if t.ring.enter(0, nil) != 0 {
+		return // and again, with an error that tells
+	}
+	for start := time.Now(); !t.ring.ready() && time.Since(start) < lingerTime; {
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	}
 }
