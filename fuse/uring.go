@@ -82,8 +82,9 @@ type Rings struct {
 
 	lastQueue atomic.Uint32 // that a request came from, and one more
 
-	begin chan *readers // closed without one: there will be nothing to do
-	ended sync.Once
+	serving atomic.Bool   // requests come by rings
+	begin   chan *readers // closed without one: there will be nothing to do
+	ended   sync.Once
 
 	mu         sync.Mutex
 	registered int  // threads
@@ -232,6 +233,7 @@ func (rs *Rings) ready(err error) {
 func (rs *Rings) settle(up bool, err error) {
 	if !rs.done {
 		rs.up, rs.err, rs.done = up, err, true
+		rs.serving.Store(up)
 		close(rs.settled)
 	}
 }

@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"io"
 	"math"
 	"syscall"
 	"time"
@@ -277,45 +276,6 @@ func (s *Server) Fallocate(r *fuse.Request, in *fuse.FallocateIn) syscall.Errno 
 		err = errors.Join(err, s.killPriv(r, ino, !s.privileged(r)))
 	}
 	return s.settle(r, err, ino)
-}
-
-// copyChunk is what copy_file_range(2) moves at once.
-const copyChunk = 1 << 20
-
-// CopyFileRange copies inside of the server.
-func (s *Server) CopyFileRange(r *fuse.Request, in *fuse.CopyFileRangeIn) (uint64, syscall.Errno) {
-	if s.outside.Load() != nil {
-		return 0, syscall.EOPNOTSUPP // the kernel copies through its cache, which is all there is
-	}
-	if in.Flags != 0 || in.OffIn >= 1<<63 || in.OffOut >= 1<<63 {
-		return 0, syscall.EINVAL
-	}
-	if errno := s.mayWrite(r, in.NodeIDOut, int64(in.OffOut)); errno != 0 {
-		return 0, errno
-	}
-	if err := s.killPriv(r, s.inode(in.NodeIDOut), !s.privileged(r)); err != nil {
-		return 0, s.errno(r, err)
-	}
-	buf := make([]byte, min(in.Len, copyChunk))
-	done := uint64(0)
-	// Interrupted or not, to have copied nothing would mean the end of the file.
-	for done < in.Len && (done == 0 || !r.Interrupted()) {
-		part := buf[:min(uint64(len(buf)), in.Len-done)]
-		n, err := s.fs.ReadAt(s.inode(r.NodeID), part, int64(in.OffIn+done))
-		end := errors.Is(err, io.EOF)
-		s.accessed(r, 0, n > 0)
-		if err == nil || end {
-			n, err = s.write(r, s.inode(in.NodeIDOut), part[:n], int64(in.OffOut+done))
-		}
-		done += uint64(n)
-		if err != nil && done == 0 {
-			return 0, s.errno(r, err)
-		}
-		if err != nil || end {
-			break
-		}
-	}
-	return done, s.durable(r, s.inode(in.NodeIDOut))
 }
 
 // Setxattr and Removexattr change extended attributes.
