@@ -63,7 +63,8 @@
 // one that sleeps, a thread does not go to sleep at once (ringThread.note). Queues of processors
 // that are not there must have entries too; they share a thread.
 //
-// Readers of the device stay, for INIT, FORGET, INTERRUPT, and everything if registering fails. FORGET and INTERRUPT
+// Readers of the device stay, for INIT, FORGET, INTERRUPT, and everything if registering fails. They let FORGETs gather for
+// a moment, and with them INTERRUPTs. FORGET and INTERRUPT
 // may overtake, or be overtaken by, requests that come by a ring: see earlyInterrupts.
 //
 // Requests are bound to their queue. So a queue all of whose entries wait for requests from its own
