@@ -8,7 +8,7 @@ import "unsafe"
 
 const (
 	// DefaultMemory is the budget, in bytes, of a filesystem that is given none.
-	DefaultMemory = 256 << 20
+	DefaultMemory = 128 << 20
 
 	// MinMemory is the least budget with which everything works as it should. With less a
 	// filesystem still works, but a directory in many pieces, or a long log, may be refused.
@@ -43,12 +43,12 @@ func (o *Options) shares() shares {
 		m = DefaultMemory
 	}
 	s := shares{
-		blocks:  m / 8,
+		blocks:  m / 4,
 		inodes:  m / 16,
 		journal: m / 4,
-		bitmaps: m / 16,
+		bitmaps: m / 8,
 		pending: m / 8,
-		recover: m / 2,
+		recover: m * 3 / 4,
 		orphans: m / 8,
 	}
 	if o.CacheBytes > 0 {

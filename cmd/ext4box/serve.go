@@ -70,6 +70,7 @@ func openService(r *mount.Request, files []*os.File) (mount.Service, error) {
 	if len(files) == 0 {
 		return nil, errors.New("the keeper sent no image")
 	}
+	collect(o.Memory)
 	options := o.device(blockdev.LockNone) // whoever opened it has locked it
 	if last := len(files) - 1; o.Behind && last > 0 {
 		files, options.Behind = files[:last], files[last]
