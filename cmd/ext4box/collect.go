@@ -29,7 +29,7 @@ func collect(memory int64) {
 	if memory <= 0 {
 		memory = ext4.DefaultMemory
 	}
-	c := &collector{slack: memory / 8, target: memory / 16 * 9, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
+	c := &collector{slack: memory / 8, target: memory / 2, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
 	c.adapt()
 }
 
