@@ -24,13 +24,14 @@ const (
 )
 
 // shares is who gets how much of the budget, in bytes. What belongs to the recovery of a log
-// is there only before the rest is. Together the others are less than two thirds of the
-// budget: the rest is for the requests under way, for the runtime, and for what it has not
+// is there only before the rest is. Blocks that are not at home yet are in the cache of blocks,
+// so that together the others are less than two thirds of the budget; what is usual is a
+// third. The rest is for the requests under way, for the runtime, and for what it has not
 // collected yet.
 type shares struct {
 	blocks  int64 // cache of metadata blocks
 	inodes  int64 // cache of inodes
-	journal int64 // blocks that are not at home yet; a quarter of it again while they are copied
+	journal int64 // of blocks, those that are not at home yet; a quarter of it again while they are copied
 	bitmaps int64 // of block groups
 	pending int64 // runs of blocks that are reserved for writes
 	recover int64 // table of a log that is recovered

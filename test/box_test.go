@@ -29,10 +29,16 @@ type boxed struct {
 // mountBoxed mounts a new file system for writing.
 func mountBoxed(t *testing.T, args ...string) *boxed {
 	t.Helper()
+	return mountBoxedOf(t, []string{"64M"}, args...)
+}
+
+// mountBoxedOf mounts a new file system of a size, with options of mke2fs behind it.
+func mountBoxedOf(t *testing.T, size []string, args ...string) *boxed {
+	t.Helper()
 	requireMounting(t)
 	base := t.TempDir()
 	b := &boxed{image: filepath.Join(base, "image"), dir: filepath.Join(base, "dir")}
-	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", b.image, "64M").CombinedOutput(); err != nil {
+	if out, err := exec.Command("mke2fs", append([]string{"-q", "-t", "ext4", b.image}, size...)...).CombinedOutput(); err != nil {
 		t.Skipf("needs mke2fs (package e2fsprogs): %v\n%s", err, out)
 	}
 	if err := os.Mkdir(b.dir, 0o755); err != nil {

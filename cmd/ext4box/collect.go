@@ -11,8 +11,8 @@ import (
 
 // collector decides how much the server allocates between two garbage collections. A collection costs
 // what is alive, and with the threads of many rings something more; so a small heap, of which a collection
-// frees next to nothing, may grow by slack, and a larger one to twice its size, as Go has it, but beyond
-// target only by a quarter.
+// frees next to nothing, may grow by slack, and a larger one to twice its size, as Go has it, but to no
+// more than target, unless that would leave it less than a quarter.
 type collector struct {
 	slack, target int64
 
@@ -29,9 +29,14 @@ func collect(memory int64) {
 	if memory <= 0 {
 		memory = ext4.DefaultMemory
 	}
-	c := &collector{slack: memory / 8, target: memory / 2, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
-	c.adapt()
+	newCollector(memory).adapt()
 }
+
+func newCollector(memory int64) *collector {
+	return &collector{slack: memory / 8, target: memory / 2, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}
+}
+
+type collected struct{ *collector }
 
 // adapt is called after each collection.
 func (c *collector) adapt() {
@@ -42,7 +47,7 @@ func (c *collector) adapt() {
 		c.percent = p
 	}
 	// A finalizer runs when a collection has found that nobody knows this any longer.
-	runtime.SetFinalizer(new([16]byte), func(*[16]byte) { c.adapt() })
+	runtime.SetFinalizer(&collected{c}, func(*collected) { c.adapt() })
 }
 
 // leastHeap is what Go takes a heap to be at least; the percentage applies to it.
