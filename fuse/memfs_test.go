@@ -183,9 +183,9 @@ func (m *memfs) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscall
 		}
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	data := m.nodes[r.NodeID].data
 	m.maxRead.Store(max(m.maxRead.Load(), int64(len(buf))))
-	m.mu.Unlock()
 	if in.Offset >= uint64(len(data)) {
 		return 0, 0
 	}

@@ -25,6 +25,10 @@ func FindCPUs() (c CPUs, err error) {
 		return c, err
 	}
 	c.Possible = possible[len(possible)-1] + 1
+	if c.Possible != len(possible) {
+		// The kernel has as many queues as there are numbers, and takes the numbers for those of queues.
+		return c, fmt.Errorf("the numbers of processors have gaps, of which there can be %d: %w", len(possible), unix.EOPNOTSUPP)
+	}
 	c.Online, err = cpuList("online")
 	return c, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,7 +16,11 @@ import (
 	"ext4box/fuse"
 )
 
-const uringParameter = "/sys/module/fuse/parameters/enable_uring"
+// The kernel's switch, and the lock on it: see package mount.
+const (
+	uringParameter = "/sys/module/fuse/parameters/enable_uring"
+	uringLock      = "/run/ext4box/enable_uring.lock"
+)
 
 // rings makes rings, and has the kernel allow them until the test ends. Where it cannot the test is skipped.
 func rings(t *testing.T) *fuse.Rings {
@@ -25,7 +30,13 @@ func rings(t *testing.T) *fuse.Rings {
 		t.Skipf("no FUSE over io_uring here: %v", err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil { // as mounts do
+	_ = os.Mkdir(filepath.Dir(uringLock), 0o700)
+	lock, err := os.OpenFile(uringLock, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { lock.Close() })
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // as mounts do
 		t.Fatal(err)
 	}
 	before := make([]byte, 1)

@@ -203,6 +203,9 @@ func (t *ringThread) failed(i int, errno syscall.Errno) (again bool, err error) 
 		t.rs.ready(err)
 		return false, nil
 	}
+	if errno == unix.EOPNOTSUPP {
+		return false, err // rings were given up when some were in use, and no answer is taken any more
+	}
 	t.p.s.log.Error("a ring has lost an entry", "queue", e.q.id, "error", errno)
 	if e.q.dead.Add(1) == e.q.n {
 		return false, err // who runs there would wait for ever

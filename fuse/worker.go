@@ -164,11 +164,21 @@ type earlyInterrupts struct {
 // earlyTime is how long a request can take from the kernel to its worker.
 const earlyTime = time.Second
 
+// maxEarly bounds the list, which every request that comes meanwhile goes through: signals that come too late
+// can be had in any number.
+const maxEarly = 256
+
 func (e *earlyInterrupts) put(unique uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.list == nil {
 		e.list = map[uint64]time.Time{}
+	}
+	if len(e.list) >= maxEarly {
+		e.sweep()
+		if len(e.list) >= maxEarly {
+			return
+		}
 	}
 	e.list[unique] = time.Now()
 	e.some.Store(true)
@@ -180,13 +190,17 @@ func (e *earlyInterrupts) take(unique uint64) bool {
 	defer e.mu.Unlock()
 	_, found := e.list[unique]
 	delete(e.list, unique)
+	e.sweep()
+	e.some.Store(len(e.list) > 0)
+	return found
+}
+
+func (e *earlyInterrupts) sweep() {
 	for u, came := range e.list {
 		if time.Since(came) > earlyTime {
 			delete(e.list, u)
 		}
 	}
-	e.some.Store(len(e.list) > 0)
-	return found
 }
 
 // input is the request's fixed structure.

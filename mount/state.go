@@ -147,8 +147,8 @@ func sweep(dir string) {
 		return
 	}
 	for _, e := range entries {
-		if e.Name() == uringRecord {
-			continue // it has another lock
+		if e.Name() == uringRecord || e.Name() == uringLock {
+			continue // they are the switch's
 		}
 		f, err := openState(filepath.Join(dir, e.Name()), os.Geteuid())
 		if err != nil {

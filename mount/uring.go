@@ -58,19 +58,28 @@ const (
 	// uringRecord is the file, beside the state files, that says what the switch was while it is on. Who finds
 	// it without anybody holding the lock puts the switch back.
 	uringRecord = "enable_uring"
+	// uringLock is the file beside it that is locked while the switch is on. The parameter itself will not do:
+	// everybody can open that, and so lock it for as long as he likes.
+	uringLock = uringRecord + ".lock"
 )
 
 // uringSwitch is the switch, on for one mount: the lock on it, and what it was before.
 type uringSwitch struct {
-	file    *os.File // of the parameter, locked
-	dir     string   // of the record
+	file    *os.File // of the parameter
+	lock    *os.File
+	dir     string // of the record
 	restore func()
+}
+
+func (s *uringSwitch) close() {
+	s.file.Close()
+	s.lock.Close()
 }
 
 // switchUring sees to it that FUSE over io_uring is on until release is called, or for some time. It returns
 // nil where nothing has to be undone.
 func switchUring(parameter, dir string) (*uringSwitch, error) {
-	f, err := lockUring(parameter, uringWait)
+	s, err := lockUring(parameter, dir, uringWait)
 	if err != nil {
 		// Where it cannot be written it may be on all the same.
 		if text, rerr := os.ReadFile(parameter); rerr == nil && strings.TrimSpace(string(text)) == "Y" {
@@ -78,21 +87,20 @@ func switchUring(parameter, dir string) (*uringSwitch, error) {
 		}
 		return nil, err
 	}
-	s := &uringSwitch{file: f, dir: dir}
 	before, err := s.recover()
 	if err == nil && before != "Y" {
 		if err = os.WriteFile(s.record(), []byte(before), 0o600); err == nil {
-			_, err = f.WriteAt([]byte("Y"), 0)
+			_, err = s.file.WriteAt([]byte("Y"), 0)
 		}
 	}
 	if err != nil || before == "Y" {
-		f.Close()
+		s.close()
 		return nil, err
 	}
 	s.restore = sync.OnceFunc(func() {
-		_, _ = f.WriteAt([]byte(before), 0) // whatever has become of the record
+		_, _ = s.file.WriteAt([]byte(before), 0) // whatever has become of the record
 		_, _ = s.recover()
-		f.Close()
+		s.close()
 	})
 	time.AfterFunc(uringPatience, s.restore)
 	return s, nil
@@ -124,19 +132,25 @@ func (s *uringSwitch) recover() (now string, err error) {
 }
 
 // lockUring opens the parameter and locks it against other mounts.
-func lockUring(parameter string, wait time.Duration) (*os.File, error) {
+func lockUring(parameter, dir string, wait time.Duration) (*uringSwitch, error) {
 	f, err := os.OpenFile(parameter, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
+	lock, err := os.OpenFile(filepath.Join(dir, uringLock), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	s := &uringSwitch{file: f, lock: lock, dir: dir}
 	for deadline := time.Now().Add(wait); ; time.Sleep(5 * time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return f, nil
+			return s, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", parameter, err)
+			s.close()
+			return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 		}
 	}
 }
@@ -150,9 +164,9 @@ func recoverUring() {
 	if _, err := os.Stat(filepath.Join(dir, uringRecord)); err != nil {
 		return
 	}
-	if f, err := lockUring(UringParameter, 0); err == nil {
-		_, _ = (&uringSwitch{file: f, dir: dir}).recover()
-		f.Close()
+	if s, err := lockUring(UringParameter, dir, 0); err == nil {
+		_, _ = s.recover()
+		s.close()
 	}
 }
 

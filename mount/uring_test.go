@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // parameter is a file in the place of the kernel's switch.
@@ -65,8 +67,36 @@ func TestUringSwitchDead(t *testing.T) {
 	s.release()
 	checkParameter(t, path, "N")
 	s.release()
-	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
-		t.Error(list, err)
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 2 {
+		t.Error(list, err) // the parameter and the lock
+	}
+}
+
+// TestUringSwitchLocked: who can only read the parameter keeps nobody from switching it.
+func TestUringSwitchLocked(t *testing.T) {
+	path, dir := parameter(t, "N")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	s, err := switchUring(path, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkParameter(t, path, "Y")
+	sweep(dir)
+	if _, err := os.Stat(filepath.Join(dir, uringLock)); err != nil {
+		t.Error(err)
+	}
+	s.release()
+	checkParameter(t, path, "N")
+	st, err := os.Stat(filepath.Join(dir, uringLock))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st, err)
 	}
 }
 
