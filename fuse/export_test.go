@@ -1,5 +1,11 @@
 package fuse
 
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
 // ServeAsIomap has the readers of a session go on as with fuse-iomap, on a kernel that does not have it.
 func (s *Session) ServeAsIomap() {
 	p := *s.proto.Load()
@@ -7,3 +13,27 @@ func (s *Session) ServeAsIomap() {
 	s.release()
 	s.proto.Store(&p)
 }
+
+// Resident is how much of the payloads of rings is there, in bytes.
+func (rs *Rings) Resident() (n int, err error) {
+	for _, t := range rs.threads {
+		for _, e := range t.entries {
+			there := make([]byte, len(e.payload)/pageSize)
+			_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&e.payload[0])), uintptr(len(e.payload)),
+				uintptr(unsafe.Pointer(&there[0])))
+			if errno != 0 {
+				return 0, errno
+			}
+			for _, b := range there {
+				n += int(b&1) * pageSize
+			}
+		}
+	}
+	return n, nil
+}
+
+// What rings keep of the memory of an entry, and when they give the rest back, in seconds.
+const (
+	KeepPayload = keepPayload
+	IdleTime    = idleTime
+)

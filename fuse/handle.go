@@ -51,6 +51,9 @@ func (w *Worker) HandleSplit(head, fixed, body []byte, reply Reply) (n int, ok b
 	h := load[InHeader](head)
 	size := h.Opcode.InSize(w.protocol())
 	known := h.Opcode.Known() && h.Opcode.spoken(w.protocol())
+	if h.Opcode == OpNotifyReply && len(body) >= size && int64(h.Len) == int64(InHeaderSize+len(body)) {
+		fixed, body = body[:size], body[size:] // of this one the kernel has the structure among the data
+	}
 	if size > len(fixed) || known && int64(h.Len) != int64(InHeaderSize+size+len(body)) {
 		return w.reject(h, reply)
 	}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // waiter blocks in Lookup until it is interrupted or released.
@@ -212,3 +213,47 @@ func (d *drained) Lookup(r *Request, name string, out *EntryOut) syscall.Errno {
 }
 
 func (d *drained) Destroy() { d.after = d.finished }
+
+// TestInterruptOvertakes: where requests come by io_uring, which INTERRUPT does not, it may be there first. It waits for
+// its request, and many that wait in vain are not kept.
+func TestInterruptOvertakes(t *testing.T) {
+	ops := &echo{}
+	a := startRig(t, ops, 0)
+	b := a.second(t)
+	p := *a.s.proto.Load()
+	p.Flags |= InitOverIOUring
+	a.s.proto.Store(&p)
+	var interrupted bool
+	ops.hook = func(r *Request) { interrupted = r.Interrupted() }
+	do := func(unique uint64) bool {
+		msg := message(OpGetattr, 5, raw(&GetattrIn{}))
+		h := load[InHeader](msg)
+		h.Unique = unique
+		store(msg, &h)
+		if h, _, _ := a.do(msg); h.Error != 0 {
+			t.Errorf("%+v", h)
+		}
+		return interrupted
+	}
+	if h, _, ok := b.do(interruptMessage(1000)); ok {
+		t.Errorf("INTERRUPT was answered: %+v", h)
+	}
+	if do(998) || !do(1000) || do(1002) {
+		t.Error("not interrupted, or another is")
+	}
+	if a.s.early.some.Load() {
+		t.Error("it still waits")
+	}
+	for i := range uint64(2 * maxEarly) {
+		b.do(interruptMessage(2000 + 2*i))
+	}
+	if n := len(a.s.early.list); n != maxEarly {
+		t.Errorf("%d wait", n)
+	}
+	for u := range a.s.early.list {
+		a.s.early.list[u] = time.Now().Add(-2 * earlyTime)
+	}
+	if do(1) || len(a.s.early.list) != 0 || a.s.early.some.Load() {
+		t.Error("they wait for ever")
+	}
+}

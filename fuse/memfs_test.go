@@ -20,6 +20,7 @@ type memfs struct {
 	inside    atomic.Int32  // READs being handled
 	deepest   atomic.Int32  // most READs at the same time
 	maxRead   atomic.Int64  // largest READ, bytes
+	unique    atomic.Uint64 // of the last READ
 	gate      chan struct{} // if set, READ waits until it is closed, or for a signal
 	hung      chan struct{} // tells that a READ waits
 	retrieved chan string   // what RETRIEVE brought
@@ -170,6 +171,7 @@ func (m *memfs) Open(r *fuse.Request, in *fuse.OpenIn, out *fuse.OpenOut) syscal
 }
 
 func (m *memfs) Read(r *fuse.Request, in *fuse.ReadIn, buf []byte) (int, syscall.Errno) {
+	m.unique.Store(r.Unique)
 	n := m.inside.Add(1)
 	defer m.inside.Add(-1)
 	for old := m.deepest.Load(); n > old && !m.deepest.CompareAndSwap(old, n); old = m.deepest.Load() {

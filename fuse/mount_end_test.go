@@ -16,23 +16,27 @@ import (
 	"ext4box/fuse"
 )
 
-func TestMountAbort(t *testing.T) {
+func TestMountAbort(t *testing.T) { bothWays(t, testMountAbort) }
+
+func testMountAbort(t *testing.T, o fuse.DeviceOptions) {
 	checkReaders(t)
 	fs := newMemfs()
 	fs.add("file", unix.S_IFREG|0o644, make([]byte, 4096))
 	fs.gate, fs.hung = make(chan struct{}), make(chan struct{}, 1)
-	m := mount(t, fs, fuse.DeviceOptions{})
+	m := mount(t, fs, o)
 	abort := abortFile(t, m.dir)
 	checkAbort(t, m, abort, fuse.ErrAborted)
 }
 
 // TestMountForced: umount -f on a busy mount is an abort, too.
-func TestMountForced(t *testing.T) {
+func TestMountForced(t *testing.T) { bothWays(t, testMountForced) }
+
+func testMountForced(t *testing.T, o fuse.DeviceOptions) {
 	checkReaders(t)
 	fs := newMemfs()
 	fs.add("file", unix.S_IFREG|0o644, make([]byte, 4096))
 	fs.gate, fs.hung = make(chan struct{}), make(chan struct{}, 1)
-	m := mount(t, fs, fuse.DeviceOptions{})
+	m := mount(t, fs, o)
 	checkAbort(t, m, func() error {
 		if err := unix.Unmount(m.dir, unix.MNT_FORCE); err != unix.EBUSY {
 			return err
@@ -93,12 +97,14 @@ func abortFile(t *testing.T, dir string) func() error {
 }
 
 // TestMountCancel ends the service while the mount stays. The last of it is answered, then nothing.
-func TestMountCancel(t *testing.T) {
+func TestMountCancel(t *testing.T) { bothWays(t, testMountCancel) }
+
+func testMountCancel(t *testing.T, o fuse.DeviceOptions) {
 	checkReaders(t)
 	fs := newMemfs()
 	fs.add("file", unix.S_IFREG|0o644, make([]byte, 16*4096))
 	fs.gate, fs.hung = make(chan struct{}), make(chan struct{}, 8)
-	m := mount(t, fs, fuse.DeviceOptions{})
+	m := mount(t, fs, o)
 	var wg sync.WaitGroup
 	for i := range 8 { // so that there are several readers
 		wg.Go(func() {

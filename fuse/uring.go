@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,21 +82,20 @@ func (c CPUs) threads() int {
 type Rings struct {
 	cpus    CPUs
 	queues  []*ringQueue
-	threads []*ringThread
-	allowed unix.CPUSet // where threads may run
+	threads []*ringThread // that of absent processors first
+	allowed unix.CPUSet   // where threads may run
 
 	lastQueue atomic.Uint32 // that a request came from, and one more
 
-	serving atomic.Bool   // requests come by rings
-	begin   chan *readers // closed without one: there will be nothing to do
+	serving atomic.Bool // requests come by rings
 	ended   sync.Once
 
-	mu         sync.Mutex
-	registered int  // threads
-	up         bool // all threads are at work
-	err        error
-	settled    chan struct{} // closed when all are registered, or one has failed
-	done       bool          // settled is closed
+	mu      sync.Mutex
+	tried   int  // threads that have registered, or failed to
+	up      bool // all threads are at work
+	err     error
+	settled chan struct{} // closed when all are registered, or one has failed
+	done    bool          // settled is closed
 }
 
 // ringQueue has the requests of one processor.
@@ -112,33 +112,29 @@ func NewRings(cpus CPUs) (*Rings, error) {
 	if len(cpus.Online) == 0 || len(cpus.Online) > maxRingCPUs || cpus.Possible < 1 || cpus.Possible > 1<<16 {
 		return nil, fmt.Errorf("%d processors are not between 1 and %d: %w", len(cpus.Online), maxRingCPUs, unix.EINVAL)
 	}
-	rs := &Rings{cpus: cpus, begin: make(chan *readers), settled: make(chan struct{})}
+	rs := &Rings{cpus: cpus, settled: make(chan struct{})}
 	for i := range cpus.Possible {
 		rs.queues = append(rs.queues, &ringQueue{id: uint16(i)})
 	}
-	online := map[int]bool{}
+	absent := slices.Clone(rs.queues)
 	for _, cpu := range cpus.Online {
 		if cpu < 0 || cpu >= cpus.Possible {
 			return nil, fmt.Errorf("processor %d is not possible: %w", cpu, unix.EINVAL)
 		}
-		online[cpu] = true
+		absent[cpu] = nil
+	}
+	absent = slices.DeleteFunc(absent, func(q *ringQueue) bool { return q == nil })
+	if len(absent) > 0 {
+		if err := rs.add(-1, absent...); err != nil {
+			return nil, err
+		}
+	}
+	for _, cpu := range cpus.Online {
 		for range cpus.threads() {
 			if err := rs.add(cpu, rs.queues[cpu]); err != nil {
 				rs.Close()
 				return nil, err
 			}
-		}
-	}
-	var absent []*ringQueue
-	for i, q := range rs.queues {
-		if !online[i] {
-			absent = append(absent, q)
-		}
-	}
-	if len(absent) > 0 {
-		if err := rs.add(-1, absent...); err != nil {
-			rs.Close()
-			return nil, err
 		}
 	}
 	return rs, nil
@@ -150,7 +146,7 @@ func (rs *Rings) add(cpu int, queues ...*ringQueue) error {
 	if err != nil {
 		return err
 	}
-	t := &ringThread{rs: rs, ring: r, cpu: cpu}
+	t := &ringThread{rs: rs, ring: r, cpu: cpu, begin: make(chan *readers), registered: make(chan struct{})}
 	for _, q := range queues {
 		q.n++
 		t.entries = append(t.entries, &ringEntry{q: q})
@@ -171,14 +167,12 @@ func (rs *Rings) Attach(f *os.File) error {
 	}
 	enabled := make(chan error)
 	for _, t := range rs.threads {
+		t.started = true // from here on it closes its ring itself
 		go t.run(enabled)
 	}
 	var errs []error
 	for range rs.threads {
 		errs = append(errs, <-enabled)
-	}
-	for i, t := range rs.threads {
-		t.started = errs[i] == nil
 	}
 	return errors.Join(errs...)
 }
@@ -186,8 +180,8 @@ func (rs *Rings) Attach(f *os.File) error {
 // Close gives up rings that are not at work.
 func (rs *Rings) Close() {
 	rs.ended.Do(func() {
-		close(rs.begin)
 		for _, t := range rs.threads {
+			close(t.begin)
 			if !t.started {
 				t.ring.close()
 			}
@@ -212,25 +206,49 @@ func (rs *Rings) prepare(payload int) error {
 	return nil
 }
 
-// start has the threads register: the kernel has the answer to INIT.
+// start has the threads register: the kernel has the answer to INIT. Those of absent processors come first. What
+// the kernel refuses is most likely one of them, and it goes back to the device for good only as long as there
+// is a queue without an entry.
 func (rs *Rings) start(p *readers) {
 	rs.ended.Do(func() {
 		p.mu.Lock()
 		p.active += len(rs.threads)
 		p.mu.Unlock()
-		for range rs.threads {
-			rs.begin <- p
+		for i, t := range rs.threads {
+			t.begin <- p
+			if t.cpu >= 0 {
+				continue
+			}
+			<-t.registered
+			if rs.failed() {
+				for _, t := range rs.threads[i+1:] {
+					close(t.begin)
+					p.left(nil)
+				}
+				return
+			}
 		}
 	})
 }
 
 // ready notes that a thread has registered, with the others or not: err is that of the kernel.
-func (rs *Rings) ready(err error) {
+func (rs *Rings) ready(t *ringThread, err error) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if rs.registered++; err != nil || rs.registered == len(rs.threads) {
+	if !t.tried {
+		t.tried = true
+		rs.tried++
+		close(t.registered)
+	}
+	if err != nil || rs.tried == len(rs.threads) {
 		rs.settle(err == nil, err)
 	}
+}
+
+func (rs *Rings) failed() bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.err != nil
 }
 
 // settle decides, once, whether rings are in use. The caller holds rs.mu.

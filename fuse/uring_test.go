@@ -2,9 +2,11 @@ package fuse_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,8 +24,11 @@ const (
 	uringLock      = "/run/ext4box/enable_uring.lock"
 )
 
-// rings makes rings, and has the kernel allow them until the test ends. Where it cannot the test is skipped.
-func rings(t *testing.T) *fuse.Rings {
+// switchBack is called when the mount that rings were made for has them.
+var switchBack func()
+
+// rings makes rings, and has the kernel allow them for the next mount. Where it cannot the test is skipped.
+func rings(t *testing.T, change ...func(*fuse.CPUs)) *fuse.Rings {
 	t.Helper()
 	f, err := os.OpenFile(uringParameter, os.O_RDWR, 0)
 	if err != nil {
@@ -43,13 +48,20 @@ func rings(t *testing.T) *fuse.Rings {
 	if _, err := f.ReadAt(before, 0); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = f.WriteAt(before, 0) })
+	switchBack = sync.OnceFunc(func() {
+		_, _ = f.WriteAt(before, 0)
+		lock.Close()
+	})
+	t.Cleanup(switchBack)
 	if _, err := f.WriteAt([]byte("Y"), 0); err != nil {
 		t.Skipf("FUSE over io_uring cannot be switched on: %v", err)
 	}
 	cpus, err := fuse.FindCPUs()
 	if err != nil {
 		t.Skip(err)
+	}
+	for _, c := range change {
+		c(&cpus)
 	}
 	r, err := fuse.NewRings(cpus)
 	if err != nil {
@@ -58,19 +70,9 @@ func rings(t *testing.T) *fuse.Rings {
 	return r
 }
 
-// TestRings does on a mount by io_uring what others do by the device.
-func TestRings(t *testing.T) {
-	checkReaders(t)
-	data := pattern(5<<20 + 123)
-	fs := newMemfs()
-	fs.add("big", unix.S_IFREG|0o644, data)
-	m := mount(t, fs, fuse.DeviceOptions{Rings: rings(t)})
-	if !m.s.Protocol().Has(fuse.InitOverIOUring) {
-		t.Error("not by io_uring")
-	}
-	if got, err := os.ReadFile(m.path("big")); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("read %d bytes: %v", len(got), err)
-	}
+// load does what it can at once, on all processors.
+func (m *mounted) load(t *testing.T, data []byte) {
+	t.Helper()
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
@@ -93,6 +95,28 @@ func TestRings(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// bothWays runs a test with requests by the device, and by io_uring.
+func bothWays(t *testing.T, test func(t *testing.T, o fuse.DeviceOptions)) {
+	t.Run("dev", func(t *testing.T) { test(t, fuse.DeviceOptions{}) })
+	t.Run("uring", func(t *testing.T) { test(t, fuse.DeviceOptions{Rings: rings(t)}) })
+}
+
+// TestRings does on a mount by io_uring what others do by the device.
+func TestRings(t *testing.T) {
+	checkReaders(t)
+	data := pattern(5<<20 + 123)
+	fs := newMemfs()
+	fs.add("big", unix.S_IFREG|0o644, data)
+	m := mount(t, fs, fuse.DeviceOptions{Rings: rings(t)})
+	if !m.ringed || !m.s.Protocol().Has(fuse.InitOverIOUring) {
+		t.Errorf("not by io_uring: %v", m.ringErr)
+	}
+	if got, err := os.ReadFile(m.path("big")); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("read %d bytes: %v", len(got), err)
+	}
+	m.load(t, data)
 	if err := os.Symlink("some/where", m.path("link")); err != nil {
 		t.Error(err)
 	}
@@ -104,29 +128,6 @@ func TestRings(t *testing.T) {
 		t.Errorf("getxattr: %d, %v", n, err)
 	}
 	m.umount(t)
-}
-
-// TestRingsInterrupt kills a process whose READ hangs.
-func TestRingsInterrupt(t *testing.T) {
-	checkReaders(t)
-	fs := newMemfs()
-	fs.add("file", unix.S_IFREG|0o644, make([]byte, 4096))
-	fs.gate, fs.hung = make(chan struct{}), make(chan struct{}, 1)
-	m := mount(t, fs, fuse.DeviceOptions{Rings: rings(t)})
-	cmd := exec.Command("dd", "if="+m.path("file"), "of=/dev/null", "bs=4096", "iflag=direct")
-	if err := cmd.Start(); err != nil {
-		t.Skipf("no dd: %v", err)
-	}
-	<-fs.hung
-	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	wait(t, "the READ to be interrupted", func() bool { return fs.inside.Load() == 0 })
-	m.umount(t)
-	if m.count(fuse.OpInterrupt) == 0 {
-		t.Error("the kernel sent no INTERRUPT")
-	}
 }
 
 // TestRingsForced takes a mount off that is in use.
@@ -160,4 +161,133 @@ func TestRingsForced(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("Serve goes on")
 	}
+}
+
+// TestRingsAbsent: a processor that was not there, and is now, has its requests answered by the thread of those.
+func TestRingsAbsent(t *testing.T) {
+	checkReaders(t)
+	data := pattern(100 * 997)
+	r := rings(t, func(c *fuse.CPUs) { c.Online = c.Online[:1] })
+	fs := newMemfs()
+	fs.add("file", unix.S_IFREG|0o644, data)
+	m := mount(t, fs, fuse.DeviceOptions{Rings: r})
+	if !m.ringed {
+		t.Fatal(m.ringErr)
+	}
+	cpus, err := fuse.FindCPUs()
+	if err != nil || len(cpus.Online) < 2 {
+		t.Skip("there is one processor: ", err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			runtime.LockOSThread() // and ends with the goroutine
+			var set unix.CPUSet
+			set.Set(cpus.Online[1+i%(len(cpus.Online)-1)])
+			if err := unix.SchedSetaffinity(0, &set); err != nil {
+				t.Error(err)
+			}
+			f, err := os.OpenFile(m.path("file"), os.O_RDONLY|unix.O_DIRECT, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			got := make([]byte, len(data))
+			for range 20 {
+				if n, err := f.ReadAt(got, 0); n != len(data) || !bytes.Equal(got, data) {
+					t.Errorf("read %d bytes: %v", n, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	m.load(t, data)
+	m.umount(t)
+}
+
+// TestRingsRefused: where the kernel refuses a ring, requests come by the device, also when the switch is off again.
+func TestRingsRefused(t *testing.T) {
+	checkReaders(t)
+	data := pattern(100 * 997)
+	m := mount(t, newMemfs(), fuse.DeviceOptions{Rings: rings(t, func(c *fuse.CPUs) { c.Possible++ })})
+	if m.ringed || !errors.Is(m.ringErr, unix.EINVAL) {
+		t.Errorf("%v, %v", m.ringed, m.ringErr)
+	}
+	m.load(t, data)
+	m.umount(t)
+}
+
+// TestRingsTrim: memory that nobody needs is given back, and is there again when somebody does.
+func TestRingsTrim(t *testing.T) {
+	checkReaders(t)
+	r := rings(t)
+	data := pattern(1 << 20)
+	fs := newMemfs()
+	fs.add("file", unix.S_IFREG|0o644, data)
+	m := mount(t, fs, fuse.DeviceOptions{Rings: r})
+	resident := func() int {
+		n, err := r.Resident()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	read := func() {
+		f, err := os.OpenFile(m.path("file"), os.O_RDONLY|unix.O_DIRECT, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		got := make([]byte, len(data))
+		if n, err := f.ReadAt(got, 0); n != len(data) || !bytes.Equal(got, data) {
+			t.Errorf("read %d bytes: %v", n, err)
+		}
+	}
+	for range 2 {
+		read()
+		if n := resident(); n <= 2*fuse.KeepPayload {
+			t.Fatalf("%d bytes are there", n)
+		}
+		time.Sleep(fuse.IdleTime * time.Second)
+		wait(t, "memory to be given back", func() bool { return resident() <= 2*fuse.KeepPayload })
+	}
+	read()
+	m.umount(t)
+}
+
+// TestRingsInterruptAnswer: the kernel does not find what a ring has by the answer to an INTERRUPT. So it would not
+// repeat that, and the session must keep what came too early.
+func TestRingsInterruptAnswer(t *testing.T) {
+	bothWays(t, func(t *testing.T, o fuse.DeviceOptions) {
+		checkReaders(t)
+		want := syscall.EINVAL // it is found, and was not interrupted
+		if o.Rings != nil {
+			want = syscall.ENOENT
+		}
+		fs := newMemfs()
+		fs.add("file", unix.S_IFREG|0o644, make([]byte, 4096))
+		fs.gate, fs.hung = make(chan struct{}), make(chan struct{}, 1)
+		o.Readers = 1
+		m := mount(t, fs, o)
+		read := make(chan error)
+		go func() {
+			_, err := os.ReadFile(m.path("file"))
+			read <- err
+		}()
+		<-fs.hung
+		answer := make([]byte, fuse.OutHeaderSize)
+		binary.NativeEndian.PutUint32(answer, uint32(len(answer)))
+		again := -int32(syscall.EAGAIN)
+		binary.NativeEndian.PutUint32(answer[4:], uint32(again))
+		binary.NativeEndian.PutUint64(answer[8:], fs.unique.Load()|1)
+		if err := m.dev.Notify(answer); !errors.Is(err, want) {
+			t.Errorf("the answer to an INTERRUPT: %v, want %v", err, want)
+		}
+		close(fs.gate)
+		if err := <-read; err != nil {
+			t.Error(err)
+		}
+		m.umount(t)
+	})
 }

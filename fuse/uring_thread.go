@@ -19,6 +19,10 @@ type ringThread struct {
 	entries []*ringEntry
 	started bool
 
+	begin      chan *readers // closed without one: there will be nothing to do
+	registered chan struct{} // closed when it has registered, or failed to
+	tried      bool          // registered is closed; under rs.mu
+
 	p    *readers
 	live int // entries that the kernel knows
 
@@ -71,7 +75,7 @@ func (t *ringThread) run(enabled chan<- error) {
 	if err != nil {
 		return
 	}
-	p, ok := <-t.rs.begin
+	p, ok := <-t.begin
 	if !ok {
 		t.free()
 		return
@@ -82,6 +86,11 @@ func (t *ringThread) run(enabled chan<- error) {
 		e.w.lone = t.cpu < 0
 	}
 	err = t.serve()
+	if err == nil {
+		t.rs.ready(t, unix.ENOTCONN) // if somebody still waits for that
+	} else {
+		t.rs.ready(t, err)
+	}
 	for _, e := range t.entries {
 		e.w.Close()
 	}
@@ -118,7 +127,7 @@ func (t *ringThread) serve() error {
 		case 0, unix.EINTR, unix.EAGAIN, unix.EBUSY, unix.ETIME:
 		default:
 			err := fmt.Errorf("io_uring_enter: %w", errno)
-			t.rs.ready(err)
+			t.rs.ready(t, err)
 			return err
 		}
 		if timeout != nil {
@@ -146,7 +155,7 @@ func (t *ringThread) serve() error {
 			time.Sleep(time.Millisecond) // the kernel is not through with INIT
 		case wait == 0 && errno == 0:
 			wait = 1
-			t.rs.ready(nil)
+			t.rs.ready(t, nil)
 		}
 		if err := t.p.s.Err(); err != nil {
 			return err
@@ -200,7 +209,7 @@ func (t *ringThread) failed(i int, errno syscall.Errno) (again bool, err error) 
 	err = fmt.Errorf("request by io_uring: %w", errno)
 	if !e.commit {
 		// The kernel has given up on rings, and goes on with the readers of the device.
-		t.rs.ready(err)
+		t.rs.ready(t, err)
 		return false, nil
 	}
 	if errno == unix.EOPNOTSUPP {
