@@ -54,6 +54,7 @@ func (gs *Groups) loadBlocks(g *group) error {
 		return err
 	}
 	g.busy, g.clusters, g.zones = busy, clusters, zones
+	g.noRun = [runClasses]noRun{}
 	g.free = g.desc.FreeBlocks
 	g.longest, g.longestExact = longestRun(busy, clusters), true
 	g.blocksLoaded = true

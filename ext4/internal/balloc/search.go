@@ -28,6 +28,12 @@ func (g *group) search(goal, want, least uint32, tight bool) (at, n uint32, ok b
 		align = min(uint32(1)<<(bits.Len32(want)-1), alignMax)
 	}
 	goal = min(goal, g.clusters)
+	first := align == 1 && !tight
+	if first {
+		if at, ok := g.searchBehind(goal, want); ok {
+			return at, want, true
+		}
+	}
 	var best, longest span // first or tightest that fits; longest seen
 	looked := 0
 	for _, part := range [2]span{{goal, g.clusters}, {0, goal}} {
@@ -43,6 +49,9 @@ func (g *group) search(goal, want, least uint32, tight bool) (at, n uint32, ok b
 					best = span{lo, hi}
 				case tight:
 				case a < hi && hi-a >= want:
+					if first && part.lo == goal {
+						g.noRun[runClass(want)] = noRun{span{goal, lo}, want}
+					}
 					return a, want, true
 				case best.hi == 0:
 					best = span{lo, hi}
@@ -63,6 +72,42 @@ func (g *group) search(goal, want, least uint32, tight bool) (at, n uint32, ok b
 		return 0, 0, false
 	}
 	return longest.lo, g.longest, true
+}
+
+// noRun says that no run of at least want clusters begins in a range.
+type noRun struct {
+	span
+	want uint32
+}
+
+// runClasses is for how many powers of two a group remembers where there is nothing.
+const runClasses = 8
+
+func runClass(want uint32) int { return min(bits.Len32(want), runClasses) - 1 }
+
+// searchBehind finds the first run that search would, from where it found the last one of such a length: files that are
+// written one after the other have the same goal, and the blocks of all those before lie behind it.
+func (g *group) searchBehind(goal, want uint32) (at uint32, ok bool) {
+	r := &g.noRun[runClass(want)]
+	if goal < r.lo || goal >= r.hi || want < r.want {
+		return 0, false
+	}
+	for lo := g.busy.NextClear(r.hi, g.clusters); lo < g.clusters; {
+		hi := g.busy.NextSet(lo, g.clusters)
+		if hi-lo >= want {
+			r.hi, r.want = lo, want
+			return lo, true
+		}
+		lo = g.busy.NextClear(hi, g.clusters)
+	}
+	return 0, false
+}
+
+// forgetRuns forgets what noRun says of a place where clusters have become free.
+func (g *group) forgetRuns(lo uint32) {
+	for i := range g.noRun {
+		g.noRun[i].hi = min(g.noRun[i].hi, lo)
+	}
 }
 
 // runAt is the length, up to limit, of the free run that starts at cluster at.
@@ -87,6 +132,7 @@ func (g *group) letGo(at, n uint32) {
 	g.free += n
 	g.held -= n
 	lo, hi := g.busy.ClearStart(0, at), g.busy.NextSet(at+n, g.clusters)
+	g.forgetRuns(lo)
 	if hi-lo >= g.longest {
 		// An outdated bound that is not above a run that exists is exact.
 		g.longest, g.longestExact = hi-lo, true

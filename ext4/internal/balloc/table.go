@@ -25,8 +25,9 @@ type group struct {
 	free         uint32      // clear bits in busy
 	longest      uint32      // longest run of clear bits, or more unless longestExact
 	longestExact bool
-	published    bool   // in the index
-	publishedLen int    // number of bits of the longest run as in the index
+	published    bool // in the index
+	publishedLen int  // number of bits of the longest run as in the index
+	noRun        [runClasses]noRun
 	zones        []span // metadata in the group, ascending
 	held         uint32 // pending, being trimmed, or freed and not committed
 	pending      uint32 // those of them that are not freed
