@@ -65,7 +65,8 @@
 //
 // Readers of the device stay, for INIT, FORGET, INTERRUPT, and everything if registering fails. They let FORGETs gather for
 // a moment, and with them INTERRUPTs. FORGET and INTERRUPT
-// may overtake, or be overtaken by, requests that come by a ring: see earlyInterrupts.
+// may overtake, or be overtaken by, requests that come by a ring: see earlyInterrupts. A signal to who waits
+// for a free entry is no INTERRUPT: the kernel does not look for one when it finds an entry.
 //
 // Requests are bound to their queue. So a queue all of whose entries wait for requests from its own
 // processor would wait for ever. Only Request.InvalData waits for others; whoever calls it must see to it that
