@@ -185,7 +185,7 @@ func (b *boxed) descriptors(t *testing.T) {
 	got := count(b.server)
 	t.Logf("server: %v", got)
 	log := got["/dev/null"] + got["pipe"] // standard output, and the way to the log or none
-	if got["image"] != 1 || got["state"] > 1 || log != 2 || got["socket"] != 1 || got["/dev/fuse"] < 1 || got["/dev/fuse"] > 32 ||
+	if got["image"] != 2 || got["state"] > 1 || log != 2 || got["socket"] != 1 || got["/dev/fuse"] < 1 || got["/dev/fuse"] > 32 ||
 		got["anon_inode:[eventpoll]"] > 1 || got["anon_inode:[eventfd]"] > 1 {
 		t.Errorf("the server has open %v", got)
 	}
