@@ -14,8 +14,8 @@ func (s *Session) ServeAsIomap() {
 	s.proto.Store(&p)
 }
 
-// Resident is how much of the payloads of rings is there, in bytes.
-func (rs *Rings) Resident() (n int, err error) {
+// Spare is how much more of the payloads of rings is there than entries keep, in bytes.
+func (rs *Rings) Spare() (n int, err error) {
 	for _, t := range rs.threads {
 		for _, e := range t.entries {
 			there := make([]byte, len(e.payload)/pageSize)
@@ -24,7 +24,7 @@ func (rs *Rings) Resident() (n int, err error) {
 			if errno != 0 {
 				return 0, errno
 			}
-			for _, b := range there {
+			for _, b := range there[min(keepPayload/pageSize, len(there)):] {
 				n += int(b&1) * pageSize
 			}
 		}
@@ -32,8 +32,5 @@ func (rs *Rings) Resident() (n int, err error) {
 	return n, nil
 }
 
-// What rings keep of the memory of an entry, and when they give the rest back, in seconds.
-const (
-	KeepPayload = keepPayload
-	IdleTime    = idleTime
-)
+// IdleTime is when rings give memory back, in seconds.
+const IdleTime = idleTime
