@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+
+	"ext4box/internal/spin"
 )
 
 // The host finds space for an image file for one write at a time, and lets no other write of the file begin
@@ -20,7 +22,7 @@ const (
 
 // fresh are the writes of [File.WriteNew]. The stripes of those that wait are held.
 type fresh struct {
-	mu      sync.Mutex
+	mu      spin.Mutex
 	writing int
 	waiting []*freshWrite // by their places
 	came    uint64        // how many have waited

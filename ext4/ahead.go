@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ext4box/ext4/internal/extent"
+	"ext4box/internal/spin"
 	"ext4box/iomap"
 )
 
@@ -56,7 +57,7 @@ type aheads struct {
 	blocks atomic.Int64
 	back   atomic.Uint64 // blocks that have come back, ahead or not, ever
 
-	mu      sync.Mutex // a leaf
+	mu      spin.Mutex // a leaf
 	inodes  map[*inode]aheadOf
 	kept    int64         // blocks of those that are kept
 	wait    map[Ino]int   // which somebody, who waits, is about to map, maybe with pages of it locked

@@ -10,6 +10,7 @@ import (
 
 	"ext4box/ext4/internal/disk"
 	"ext4box/ext4/internal/journal"
+	"ext4box/internal/spin"
 )
 
 // AtimeMode says when an access changes the access time; see mount(8).
@@ -35,7 +36,7 @@ const (
 // read makes a transaction: the times are written together after a while, or
 // with whatever else changes the inode.
 type accessTimes struct {
-	mu     sync.Mutex // a leaf
+	mu     spin.Mutex // a leaf
 	inodes map[Ino]*inode
 	timer  *time.Timer // set while there are any
 	closed bool

@@ -3,7 +3,6 @@ package ext4
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -14,6 +13,7 @@ import (
 	"ext4box/ext4/internal/extent"
 	"ext4box/ext4/internal/fastcommit"
 	"ext4box/ext4/internal/xattr"
+	"ext4box/internal/spin"
 )
 
 // Tags of blocks whose parts are checked one by one as they are used.
@@ -48,9 +48,9 @@ const (
 type inode struct {
 	ino  Ino
 	refs atomic.Int32
-	io   sync.RWMutex
+	io   spin.RWMutex
 
-	mu sync.RWMutex
+	mu spin.RWMutex
 	disk.Inode
 	seed    uint32 // of its checksums
 	fresh   bool   // its place in the inode table has what an earlier inode left there

@@ -1,5 +1,7 @@
 package ext4
 
+import "ext4box/internal/spin"
+
 import "sync"
 
 // numbers orders the reading of inodes with the making and deleting of inodes of the
@@ -11,7 +13,7 @@ import "sync"
 // Its lock is a leaf. Whoever changes a number may hold anything while it waits for
 // those who read, for these read only blocks.
 type numbers struct {
-	mu       sync.Mutex
+	mu       spin.Mutex
 	read     sync.Cond // somebody has read one
 	reading  map[Ino]int
 	changing map[Ino]int // one is given up while the next one is made

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"ext4box/ext4/internal/journal"
 	"ext4box/ext4/internal/quota"
 	"ext4box/ext4/internal/xattr"
+	"ext4box/internal/spin"
 )
 
 // With the quota feature the filesystem keeps count of the space and the inodes
@@ -44,12 +44,12 @@ type quotaFile struct {
 
 	// mu guards what the file consists of, and lookups in it. It comes before a
 	// handle of the journal.
-	mu    sync.Mutex
+	mu    spin.Mutex
 	in    *inode
 	file  *quota.File
 	cache *cache.Cache[dquot] // by id
 
-	idleMu sync.Mutex // innermost
+	idleMu spin.Mutex // innermost
 	idle   map[uint32]struct{}
 }
 
@@ -71,7 +71,7 @@ type dquot struct {
 	refs atomic.Int32
 	held atomic.Bool // something is reserved
 
-	mu     sync.Mutex // comes after a handle
+	mu     spin.Mutex // comes after a handle
 	at     quota.Place
 	rec    quota.Record
 	space  uint64 // bytes reserved

@@ -4,17 +4,17 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"sync"
 
 	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/disk"
+	"ext4box/internal/spin"
 )
 
 // freedBatches are the blocks freed by transactions that are not yet committed,
 // by transaction. What they take is bounded by the size of a transaction, which has
 // the bitmap of each of the groups in it.
 type freedBatches struct {
-	mu    sync.Mutex
+	mu    spin.Mutex
 	byTID map[uint32]freedBatch
 }
 

@@ -2,7 +2,8 @@ package balloc
 
 import (
 	"math/bits"
-	"sync"
+
+	"ext4box/internal/spin"
 )
 
 // class says in one byte what is known of a group's free space: nothing, that
@@ -56,7 +57,7 @@ const (
 // unknown, so it takes memory only for groups that were looked at. Its lock is
 // a leaf.
 type index struct {
-	mu     sync.RWMutex
+	mu     spin.RWMutex
 	groups uint64
 	levels int // below the root; a leaf is at level 0
 	root   *node

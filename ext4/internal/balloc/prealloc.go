@@ -1,13 +1,13 @@
 package balloc
 
-import "sync"
+import "ext4box/internal/spin"
 
 // Prealloc is the window of pending blocks behind the last allocation of one
 // inode. The zero value is an empty one; it must not be copied. Reserve is
 // called with the inode locked; the window can be taken away at any time when
 // space runs out.
 type Prealloc struct {
-	mu   sync.Mutex
+	mu   spin.Mutex
 	run  Run    // the window; Len 0 when there is none
 	next uint32 // clusters of the next window
 
@@ -99,7 +99,7 @@ func (p *Prealloc) release(gs *Groups) bool {
 // windowList is the list of all windows that are not empty, so that they can be
 // taken away. Its lock comes after Prealloc.mu.
 type windowList struct {
-	mu   sync.Mutex
+	mu   spin.Mutex
 	head *Prealloc
 }
 

@@ -2,10 +2,10 @@ package balloc
 
 import (
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"ext4box/ext4/internal/disk"
+	"ext4box/internal/spin"
 )
 
 // group is what is in memory of one block group. Its fields, but for refs, are
@@ -14,7 +14,7 @@ type group struct {
 	num  uint32
 	refs atomic.Int32 // users; raised only with the lock of the table's shard held
 
-	mu         sync.Mutex
+	mu         spin.Mutex
 	report     []error // corruption found, to be reported once mu is free
 	descLoaded bool
 	desc       disk.GroupDesc // as in the descriptor's buffer
@@ -48,7 +48,7 @@ type table struct {
 }
 
 type tableShard struct {
-	mu    sync.Mutex
+	mu    spin.Mutex
 	index map[uint32]int // position in ring
 	ring  []tableSlot
 	hand  int

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"ext4box/ext4/internal/cache"
+	"ext4box/internal/spin"
 )
 
 // Kind is the kind of structure that a block holds.
@@ -98,7 +99,7 @@ type Buffer struct {
 
 	// RWMutex guards the content of blocks that several structures share, such
 	// as those of the inode table. It is the innermost lock.
-	sync.RWMutex
+	spin.RWMutex
 
 	load     sync.Mutex // serialises reading and checking
 	loaded   bool       // guarded by load

@@ -1,8 +1,9 @@
 package cache
 
 import (
-	"sync"
 	"weak"
+
+	"ext4box/internal/spin"
 )
 
 const shards = 32 // a power of two
@@ -27,7 +28,7 @@ type Policy[V any] struct {
 }
 
 type shard[V any] struct {
-	mu    sync.Mutex
+	mu    spin.Mutex
 	index map[uint64]int // key to position in ring
 	ring  []slot[V]
 	hand  int

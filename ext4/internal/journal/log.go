@@ -11,6 +11,7 @@ import (
 	"ext4box/blockdev"
 	"ext4box/ext4/internal/buffer"
 	"ext4box/ext4/internal/disk"
+	"ext4box/internal/spin"
 )
 
 const (
@@ -103,7 +104,7 @@ type Log struct {
 	closing        sync.Once
 	closeErr       error
 
-	mu         sync.Mutex
+	mu         spin.Mutex
 	room       sync.Cond      // a handle may have more luck now; on mu
 	committing *transaction   // guarded by mu
 	live       []*transaction // the oldest first; guarded by mu

@@ -1,9 +1,8 @@
 package journal
 
 import (
-	"sync"
-
 	"ext4box/ext4/internal/buffer"
+	"ext4box/internal/spin"
 )
 
 const (
@@ -14,7 +13,7 @@ const (
 
 // shard is a part of the table of the blocks that the log is concerned with.
 type shard struct {
-	mu      sync.Mutex
+	mu      spin.Mutex
 	index   map[uint64]*entry
 	dirty   []*entry            // what the running transaction has, in the order it came
 	revoked map[uint64]struct{} // what the running transaction revokes
