@@ -33,13 +33,13 @@ type freshWrite struct {
 	p    []byte
 	pos  int64
 	came uint64        // before it
-	turn chan struct{} // receives when it is to write what is in with, or is done
+	turn spin.Event    // when it is to write what is in with, or is done
 	with []*freshWrite // itself and its neighbours, in order
 	vec  [][]byte      // what these write
 	done bool
 }
 
-var freshWrites = sync.Pool{New: func() any { return &freshWrite{turn: make(chan struct{}, 1)} }}
+var freshWrites = sync.Pool{New: func() any { return new(freshWrite) }}
 
 func (w *freshWrite) end() int64 { return w.pos + int64(len(w.p)) }
 
@@ -75,7 +75,7 @@ func (f *File) writeNew(p []byte, pos int64) (int, error) {
 	q.came++
 	q.waiting = slices.Insert(q.waiting, q.place(pos), w)
 	q.mu.Unlock()
-	<-w.turn
+	w.turn.Wait()
 	if len(w.with) > 0 {
 		f.writeTogether(w)
 	}
@@ -112,7 +112,7 @@ func (f *File) writeTogether(w *freshWrite) {
 	for _, o := range w.with {
 		o.done = err == nil && n == size
 		if o != w {
-			o.turn <- struct{}{}
+			o.turn.Happen()
 		}
 	}
 	clear(w.vec)
@@ -139,5 +139,5 @@ func (q *fresh) next() {
 	}
 	first.with = append(first.with, q.waiting[i:j]...)
 	q.waiting = slices.Delete(q.waiting, i, j)
-	first.turn <- struct{}{}
+	first.turn.Happen()
 }

@@ -94,3 +94,46 @@ func TestLong(t *testing.T) {
 		<-got
 	}
 }
+
+// TestEvent: two take turns, with and without threads of their own.
+func TestEvent(t *testing.T) {
+	for _, locked := range []bool{false, true} {
+		var ping, pong Event
+		n, done := 0, make(chan struct{})
+		go func() {
+			defer close(done)
+			if locked {
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+			}
+			for range 5000 {
+				ping.Wait()
+				n++
+				pong.Happen()
+			}
+		}()
+		for i := range 5000 {
+			ping.Happen()
+			pong.Wait()
+			if n != i+1 {
+				t.Fatalf("after %d turns of one, %d of the other", i+1, n)
+			}
+		}
+		<-done
+		var e Event
+		e.Happen() // before anybody waits
+		e.Wait()
+		woken := make(chan struct{})
+		go func() {
+			e.Wait()
+			close(woken)
+		}()
+		select {
+		case <-woken:
+			t.Fatal("what has happened once was waited for twice")
+		case <-time.After(20 * time.Millisecond):
+		}
+		e.Happen()
+		<-woken
+	}
+}
