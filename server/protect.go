@@ -62,6 +62,16 @@ func (s *Server) mayWrite(r *fuse.Request, nodeid uint64, off int64) syscall.Err
 	return 0
 }
 
+// immutable tells whether nothing can have been written to a file that the kernel has opened by itself: what it had
+// when it became immutable was written back before.
+func (s *Server) immutable(ino ext4.Ino) bool {
+	if s.asked {
+		return false
+	}
+	flags, _, err := s.fs.Protection(ino)
+	return err == nil && flags&ext4.FlagImmutable != 0
+}
+
 // mayWriteBack tells how much at the beginning of data the flags of the file do not let through. Of a file that
 // only grows that is what is in front of its end, and no more than the kernel was told, unless the answer is EPERM:
 // with each addition it writes the whole page anew.

@@ -41,8 +41,8 @@ func (s *Server) Setattr(r *fuse.Request, in *fuse.SetattrIn, out *fuse.AttrOut)
 			return s.errno(r, err)
 		}
 	}
-	if a.WrittenBack && s.protection.wasRefused(r.NodeID) && in.Valid&(fuse.SetattrMode|fuse.SetattrUID|fuse.SetattrGID) == 0 {
-		change = false // the times are those of what was refused
+	if a.WrittenBack && in.Valid&(fuse.SetattrMode|fuse.SetattrUID|fuse.SetattrGID) == 0 && (s.protection.wasRefused(r.NodeID) || s.immutable(ino)) {
+		change = false // the times are those of what was, or will be, refused
 	}
 	if change {
 		if err := s.fs.SetAttr(ino, a); err != nil {

@@ -69,6 +69,9 @@ func TestFlagged(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			img := makeImage(t, 16<<20)
 			opts := []string{"commit=900"}
+			if (c.dirFlags|c.fileFlags)&flagSync != 0 {
+				opts = append(opts, "opens=server") // the kernel knows of S only what OPEN says
+			}
 			if c.options != "" {
 				opts = append(opts, c.options)
 			}

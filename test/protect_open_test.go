@@ -129,7 +129,7 @@ func TestProtectedUnasked(t *testing.T) {
 			}
 			defer to.Close()
 			_, err = unix.CopyFileRange(int(from.Fd()), nil, int(to.Fd()), nil, 1000, 0)
-			return err
+			return errors.Join(err, to.Sync())
 		}, unix.EPERM},
 		"append-only, over":     {flagAppend, over(0, 10), unix.EPERM},
 		"append-only, truncate": {flagAppend, over(os.O_TRUNC, 0), unix.EPERM},
