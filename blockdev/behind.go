@@ -10,21 +10,20 @@ const behindMost = 256 << 10
 // leaves what is short to the host's page cache. ReadAt sees it, other writes come after it, and Flush makes
 // it durable, or fails if the host could not write it. Nothing is lost with this process.
 func (f *File) WriteBehind(p []byte, off int64) (int, error) {
-	pos := f.base + off
-	if f.behind == nil || len(p) == 0 || len(p) > behindMost || !f.direct.Load() || f.strict.Load() ||
-		(int(pos)|len(p))&(f.ioAlign-1) != 0 || checkWrite(len(p), off, f.length, f.ro) != nil {
+	if f.behind == nil || len(p) > behindMost || !f.direct.Load() || f.strict.Load() {
 		return f.WriteAt(p, off)
 	}
-	s := spanOf(pos, len(p))
-	f.stripes.rlock(s)
-	defer f.stripes.runlock(s)
+	return f.writeUnits(p, off, (*File).writeBehind)
+}
+
+func (f *File) writeBehind(p []byte, pos int64) (int, error) {
 	for n := 0; n < len(p); {
 		m, err := f.behind.pwrite(p[n:], pos+int64(n))
 		if err == nil && m <= 0 {
 			err = syscall.EIO // no progress: a kernel that does so is broken
 		}
 		if err != nil {
-			return n, f.fail("write", off+int64(n), len(p)-n, err)
+			return n, err
 		}
 		n += m
 	}

@@ -198,6 +198,22 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// writeUnits is WriteAt by another way, if p is whole units of direct I/O.
+func (f *File) writeUnits(p []byte, off int64, way func(f *File, p []byte, pos int64) (int, error)) (int, error) {
+	pos := f.base + off
+	if len(p) == 0 || (int(pos)|len(p))&(f.ioAlign-1) != 0 || checkWrite(len(p), off, f.length, f.ro) != nil {
+		return f.WriteAt(p, off)
+	}
+	s := spanOf(pos, len(p))
+	f.stripes.rlock(s)
+	defer f.stripes.runlock(s)
+	n, err := way(f, p, pos)
+	if err != nil {
+		return n, f.fail("write", off+int64(n), len(p)-n, err)
+	}
+	return n, nil
+}
+
 // write writes p at pos of the file.
 func (f *File) write(p []byte, pos int64) (int, error) {
 	if f.ioAlign == 1 {

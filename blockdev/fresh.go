@@ -46,19 +46,10 @@ func (w *freshWrite) end() int64 { return w.pos + int64(len(w.p)) }
 // WriteNew is WriteAt for blocks that nobody has written to since they were free. It is
 // faster where several are under way.
 func (f *File) WriteNew(p []byte, off int64) (int, error) {
-	pos := f.base + off
-	if f.block || f.ioAlign == 1 || len(p) == 0 || len(p) > freshMost || (int(pos)|len(p))&(f.ioAlign-1) != 0 || !f.fits(p, pos) ||
-		checkWrite(len(p), off, f.length, f.ro) != nil {
+	if f.block || f.ioAlign == 1 || len(p) > freshMost || !f.fits(p, f.base+off) {
 		return f.WriteAt(p, off)
 	}
-	s := spanOf(pos, len(p))
-	f.stripes.rlock(s)
-	defer f.stripes.runlock(s)
-	n, err := f.writeNew(p, pos)
-	if err != nil {
-		return n, f.fail("write", off+int64(n), len(p)-n, err)
-	}
-	return n, nil
+	return f.writeUnits(p, off, (*File).writeNew)
 }
 
 func (f *File) writeNew(p []byte, pos int64) (int, error) {

@@ -123,10 +123,17 @@ func (fs *FS) find(dir Ino, name string) (f found, err error) {
 	}
 	defer in.runlock()
 	f.entries = in.entries
-	if f.ino, err = fs.lookup(in, name); errors.Is(err, syscall.ENOENT) {
-		err = nil
-	}
+	f.ino, err = fs.lookupAny(in, name)
 	return f, err
+}
+
+// lookupAny is lookup in a directory that is locked, and 0 where there is no such name.
+func (fs *FS) lookupAny(d *inode, name string) (Ino, error) {
+	ino, err := fs.lookup(d, name)
+	if errors.Is(err, syscall.ENOENT) {
+		return 0, nil
+	}
+	return ino, err
 }
 
 // still verifies that what was found in a directory, which now is locked, is what the name
@@ -138,10 +145,7 @@ func (fs *FS) still(d *inode, name string, f found) error {
 	if d.entries == f.entries {
 		return nil
 	}
-	ino, err := fs.lookup(d, name)
-	if errors.Is(err, syscall.ENOENT) {
-		err = nil
-	}
+	ino, err := fs.lookupAny(d, name)
 	if err == nil && ino != f.ino {
 		err = errMoved
 	}

@@ -210,10 +210,9 @@ func (o *overflow) close() {
 // of its file (IOEND), and so must data that is written back to make room, which begins with finding its
 // place.
 func urgent(req []byte) bool {
-	if len(req) < InHeaderSize {
-		return true // refused at once
-	}
-	switch load[InHeader](req).Opcode {
+	switch opcodeOf(req) {
+	case noOpcode: // refused at once
+		return true
 	case OpIomapIoend, OpIomapConfig, OpInit, OpInterrupt, OpNotifyReply:
 		return true
 	case OpIomapBegin:

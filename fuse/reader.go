@@ -148,14 +148,14 @@ func (p *readers) loop(src *source, w *Worker, buf buffer) error {
 		case counted && p.idle.Add(-1) == 0 && !brief(req[:n]):
 			p.startAnother()
 		}
-		init := isInit(req[:n])
+		op := opcodeOf(req[:n])
 		if n, ok := w.Handle(req[:n], reply); ok {
 			p.send(src.fd, buf.message(n))
 		}
-		if init {
+		if op == OpInit {
 			p.d.startRings(p)
 		}
-		if p.d.rings != nil && p.d.rings.serving.Load() && isForget(req[:n]) {
+		if (op == OpForget || op == OpBatchForget) && p.d.rings != nil && p.d.rings.serving.Load() {
 			time.Sleep(forgetTime)
 		}
 		if err := p.s.Err(); err != nil {
@@ -179,7 +179,7 @@ func (p *readers) pass(src *source, req []byte) bool {
 	if p.overflow.interrupt(req) {
 		return true
 	}
-	destroy := len(req) >= InHeaderSize && load[InHeader](req).Opcode == OpDestroy
+	destroy := opcodeOf(req) == OpDestroy
 	return (last && !urgent || destroy) && p.overflow.take(src, req)
 }
 
@@ -209,11 +209,8 @@ func (p *readers) spare() bool {
 
 // brief reports whether a request is answered so fast that it is not worth another reader.
 func brief(req []byte) bool {
-	if len(req) < InHeaderSize {
-		return true
-	}
-	switch load[InHeader](req).Opcode {
-	case OpInit, OpForget, OpBatchForget, OpInterrupt, OpNotifyReply:
+	switch opcodeOf(req) {
+	case noOpcode, OpInit, OpForget, OpBatchForget, OpInterrupt, OpNotifyReply:
 		return true
 	}
 	return false
@@ -223,16 +220,15 @@ func brief(req []byte) bool {
 // gather. Each would wake it otherwise, which costs the program that deletes files more than the deleting.
 const forgetTime = 2 * time.Millisecond
 
-func isForget(req []byte) bool {
-	if len(req) < InHeaderSize {
-		return false
-	}
-	op := load[InHeader](req).Opcode
-	return op == OpForget || op == OpBatchForget
-}
+// noOpcode is an opcode that no request has.
+const noOpcode = ^Opcode(0)
 
-func isInit(req []byte) bool {
-	return len(req) >= InHeaderSize && load[InHeader](req).Opcode == OpInit
+// opcodeOf is the opcode of a request, noOpcode if that is too short to have one.
+func opcodeOf(req []byte) Opcode {
+	if len(req) < InHeaderSize {
+		return noOpcode
+	}
+	return load[InHeader](req).Opcode
 }
 
 // send writes a reply.

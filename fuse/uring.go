@@ -87,12 +87,11 @@ type Rings struct {
 
 	lastQueue atomic.Uint32 // that a request came from, and one more
 
-	serving atomic.Bool // requests come by rings
+	serving atomic.Bool // all threads are at work, and requests come by them
 	ended   sync.Once
 
 	mu      sync.Mutex
-	tried   int  // threads that have registered, or failed to
-	up      bool // all threads are at work
+	tried   int // threads that have registered, or failed to
 	err     error
 	settled chan struct{} // closed when all are registered, or one has failed
 	done    bool          // settled is closed
@@ -254,7 +253,7 @@ func (rs *Rings) failed() bool {
 // settle decides, once, whether rings are in use. The caller holds rs.mu.
 func (rs *Rings) settle(up bool, err error) {
 	if !rs.done {
-		rs.up, rs.err, rs.done = up, err, true
+		rs.err, rs.done = err, true
 		rs.serving.Store(up)
 		close(rs.settled)
 	}
@@ -298,5 +297,5 @@ func (d *Device) AwaitRings() (bool, error) {
 	<-d.rings.settled
 	d.rings.mu.Lock()
 	defer d.rings.mu.Unlock()
-	return d.rings.up, d.rings.err
+	return d.rings.serving.Load(), d.rings.err
 }
